@@ -1,0 +1,40 @@
+# The kit's commands. Everything runs in .venv, which the first command makes; nothing else is needed but Python ≥ 3.11.
+PYTHON  ?= python3
+PROFILE ?= demo
+DATA    ?=
+OUT     ?= runs/$(PROFILE)
+BIN     := .venv/bin
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help env reproduce test lab notebooks lint clean
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@echo "variables: PROFILE=smoke|demo|base  DATA=folder  OUT=folder  PYTHON=python3.12"
+
+env: .venv/.complete  ## make .venv from requirements.txt (about 6 GB: torch brings CUDA; it runs on CPUs too)
+.venv/.complete: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, $(PYTHON) is {v.major}.{v.minor}: make … PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
+	$(BIN)/python -m ipykernel install --sys-prefix --name mcr --display-name "MCR kit"
+	touch $@
+
+reproduce: env  ## data, all notebooks in order, and runs/<profile>/index.html with every figure, table and claim
+	$(BIN)/python -m mcr_lib reproduce --profile $(PROFILE) --out $(OUT) $(if $(DATA),--data $(DATA))
+
+test: env  ## all tests
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+lab: env notebooks  ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+notebooks: env  ## derive notebooks/*.ipynb from notebooks/src/*.py
+	$(BIN)/python notebooks/src/derive.py
+
+lint: env  ## style only
+	$(BIN)/ruff check .
+
+clean:  ## remove the environment; runs/ and data/ stay
+	rm -rf .venv

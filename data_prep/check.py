@@ -1,0 +1,165 @@
+"""`check DIR`: what is in a data set folder or in a download, and what is missing and where it comes from.
+
+Not a repair: it only reads. Exit status 0 all well, 1 problems found (each on its own line), 2 wrong use.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+from . import folder, mimic_cxr, openi
+from .folder import DataError
+
+MIMIC_SPLIT = {"train": 368_960, "validate": 2_991, "test": 5_159}  # images; studies about 227,800
+MIMIC_IMAGES, MIMIC_REPORTS = 377_110, 227_800
+OPENI_REPORTS, OPENI_IMAGES = 3_955, 7_470
+
+
+class Findings:
+    """Prints what is found and counts the problems."""
+
+    def __init__(self) -> None:
+        self.problems = 0
+
+    def problem(self, line: str) -> None:
+        """One thing that is wrong."""
+        self.problems += 1
+        print(f"PROBLEM  {line}")
+
+    def count(self, what: str, ours: int, expected: int) -> None:
+        """Our number beside the expected one."""
+        difference = "as expected" if ours == expected else f"difference {ours - expected:+,}"
+        print(f"{what:<38}{ours:>9,}   expected {expected:>8,}   {difference}")
+
+    def file(self, path: Path, origin: str, required: bool = True) -> bool:
+        """Whether the file is there; if not, where it comes from."""
+        if path.exists():
+            print(f"there    {path.name}")
+        elif required:
+            self.problem(f"{path.name} is missing — from {origin}")
+        else:
+            print(f"absent   {path.name} (not needed) — from {origin}")
+        return path.exists()
+
+
+def check(directory: Path) -> int:
+    """Print what `directory` holds → exit status 0 or 1."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise DataError(f"{directory} is not a folder: give a data set folder or a download")
+    findings = Findings()
+    if (directory / "manifest.parquet").exists() or (directory / "building.json").exists():
+        _data_set(directory, findings)
+    elif _reports(directory) and not any(directory.glob("mimic-cxr-2.0.0-*")):
+        _mimic_reports(directory, findings)
+    elif any(directory.glob("mimic-cxr-2.0.0-*")) or any(directory.glob("files/p1?")):
+        _mimic_jpg(directory, findings)
+    elif any(directory.glob("*.xml")) or any(directory.glob("*/*.xml")) or any(directory.glob("indiana_*.csv")):
+        _openi(directory, findings)
+    else:
+        raise DataError(f"{directory} is neither a data set folder (manifest.parquet) nor a download of "
+                        "MIMIC-CXR-JPG (files/, mimic-cxr-2.0.0-*.csv.gz), MIMIC-CXR or Open-i (*.xml)")
+    print(f"{findings.problems} problem(s)" if findings.problems else "no problems")
+    return 1 if findings.problems else 0
+
+
+def _data_set(directory: Path, findings: Findings) -> None:
+    """A folder written by data_prep."""
+    try:
+        table = folder.read(directory)
+        about = folder.read_json(directory / "dataset.json")
+    except DataError as error:
+        return findings.problem(str(error))
+    except FileNotFoundError:
+        return findings.problem(f"{directory / 'dataset.json'} is missing: make the folder again")
+    print(f"data set  {about['name']}, {'synthetic' if about['synthetic'] else 'not synthetic'}, "
+          f"licence: {about['licence']}, text: {about['text_policy']}")
+    counts = folder.counts(table)
+    print(f"rows {counts['rows']:,}, studies {counts['studies']:,}, patients {counts['patients']:,}, "
+          f"different reports {counts['different_reports']:,}")
+    for column in ("split", "view"):
+        print(f"{column:<8}", ", ".join(f"{value} {count:,}" for value, count in counts[column].items()))
+    labels = Counter(label for labels in table.labels for label in labels.split("|") if label)
+    print("labels  ", ", ".join(f"{label} {n:,}" for label, n in labels.most_common()) or "none")
+    words = table.report.str.split().str.len()
+    print(f"words per report: {words.min()} to {words.max()}, median {words.median():.0f}, 95 % ≤ "
+          f"{words.quantile(0.95):.0f}; no findings {(table.findings == '').sum():,}, "
+          f"no impression {(table.impression == '').sum():,}")
+    missing = [path for path in table.image_path if not _filled(directory / path)]
+    if missing:
+        return findings.problem(f"{len(missing):,} image(s) missing or empty, first {missing[0]}: run the same "
+                                "data_prep command again")
+    if folder.content_sha256(directory, table) != about.get("sha256"):
+        findings.problem("rows or images are not those that dataset.json was written for (SHA-256): make it again")
+    else:
+        print(f"images   all {len(table):,} are there; SHA-256 {about['sha256'][:16]}… agrees")
+    if folder.counts(table) != about.get("counts"):
+        findings.problem("dataset.json counts other rows than the manifest has: make it again")
+    return None
+
+
+def _filled(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _reports(directory: Path) -> bool:
+    return (any(directory.glob("mimic-cxr-reports*")) or directory.name == "mimic-cxr-reports"
+            or any(directory.glob("files/p1?/p1*/s*.txt")))
+
+
+def _mimic_reports(directory: Path, findings: Findings) -> None:
+    print("MIMIC-CXR reports")
+    try:
+        findings.count("report files", len(mimic_cxr.Reports(directory).names), MIMIC_REPORTS)
+    except DataError as error:
+        findings.problem(str(error))
+
+
+def _mimic_jpg(directory: Path, findings: Findings) -> None:
+    print("MIMIC-CXR-JPG")
+    origin = "MIMIC-CXR-JPG on PhysioNet (credentialed)"
+    there = {name: findings.file(mimic_cxr.table_path(directory, name), origin, required=name != "negbio")
+             for name in ("split", "metadata", "chexpert", "negbio")}
+    if not (directory / "files").is_dir():
+        findings.problem(f"files/ is missing — from {origin}")
+    on_disk = {path.stem for path in directory.glob("files/p1?/p*/s*/*.jpg")}
+    findings.count("images in files/", len(on_disk), MIMIC_IMAGES)
+    if there["split"]:
+        try:
+            split = folder.read_table(mimic_cxr.table_path(directory, "split"), ["dicom_id", "split"], origin)
+        except DataError as error:
+            return findings.problem(str(error))
+        for name, expected in MIMIC_SPLIT.items():
+            findings.count(f"images of split {name} (about)", int((split.split == name).sum()), expected)
+        absent = set(split.dicom_id) - on_disk
+        if absent:
+            findings.problem(f"{len(absent):,} image(s) of the split table are not in files/ — from {origin}")
+    if _reports(directory):
+        _mimic_reports(directory, findings)
+    else:
+        print("reports  not here; mimic-cxr-reports.zip — from MIMIC-CXR on PhysioNet (credentialed)")
+    return None
+
+
+def _openi(directory: Path, findings: Findings) -> None:
+    print("Open-i (Indiana University chest X-rays)")
+    quarantine: list = []
+    studies: dict = {}
+    if any(directory.rglob("*.xml")):
+        studies = openi.read_xml(directory, quarantine)
+        findings.count("XML reports", len(studies), OPENI_REPORTS)
+    for name in ("indiana_reports.csv", "indiana_projections.csv"):
+        findings.file(directory / name, "the Kaggle copy (raddar/chest-xrays-indiana-university)",
+                      required=name == "indiana_reports.csv" and not studies)
+    try:
+        found = openi.find_images(directory, quarantine)
+        findings.count("images", len(found), OPENI_IMAGES)
+    except DataError as error:
+        return findings.problem(f"{error} — from NLMCXR_png.tgz, openi.nlm.nih.gov")
+    if studies:
+        print(f"{len(studies) - len({uid for uid, _ in found.values()} & set(studies)):,} report(s) without an image")
+    for name, reason in quarantine:
+        findings.problem(f"{name}: {reason}")
+    return None

@@ -1,0 +1,159 @@
+"""Any radiograph file to 8-bit grayscale: JPEG, PNG (8 or 16 bit), TIFF, DICOM.
+
+Not augmentation and not normalisation: those belong to training. The aspect ratio is always kept.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from .folder import Funnel, atomic
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L")  # more than 8 bits: Pillow's own convert() would clip
+
+
+class ImageError(Exception):
+    """A file that cannot be used as an image; the message is the reason."""
+
+
+def read_gray(path, short_side: int | None = None) -> Image.Image:
+    """The image as mode L. With `short_side`, a JPEG is decoded no larger than needed for it."""
+    path = Path(path)
+    try:
+        if _is_dicom(path):
+            return Image.fromarray(_dicom_pixels(path))
+        with Image.open(path) as image:
+            if short_side:
+                scale = short_side / min(image.size)
+                image.draft("L", (round(image.width * scale), round(image.height * scale)))
+            if image.mode in DEEP_MODES:
+                return Image.fromarray(to_8bit(np.asarray(image)))
+            return image.convert("L")
+    except FileNotFoundError:
+        raise ImageError("image file missing") from None
+    except Exception as error:  # decoders raise whatever they like; the caller only needs the reason
+        raise ImageError(f"image not readable: {error or type(error).__name__}".splitlines()[0]) from error
+
+
+def to_8bit(pixels: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
+    """Stretch [low, high] to [0, 255]; without them, the 0.5th to the 99.5th percentile."""
+    pixels = pixels.astype(np.float32)
+    if low is None or high is None:
+        low, high = np.percentile(pixels, (0.5, 99.5))
+    return np.clip((pixels - low) * (255 / max(high - low, 1e-6)) + 0.5, 0, 255).astype(np.uint8)
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"  # whatever the file is called
+
+
+def _dicom_pixels(path: Path) -> np.ndarray:
+    """Modality and VOI transforms as the file asks, 0 = black whatever the photometric interpretation."""
+    import pydicom
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    dataset = pydicom.dcmread(path)
+    if dataset.get("SamplesPerPixel", 1) != 1 or int(dataset.get("NumberOfFrames") or 1) != 1:
+        raise ValueError("not a single grayscale frame")
+    pixels = apply_modality_lut(dataset.pixel_array, dataset)
+    windowed = "WindowWidth" in dataset or "VOILUTSequence" in dataset
+    if windowed:
+        pixels = apply_voi_lut(pixels, dataset)
+    pixels = to_8bit(pixels, pixels.min(), pixels.max()) if windowed else to_8bit(pixels)
+    return 255 - pixels if dataset.PhotometricInterpretation == "MONOCHROME1" else pixels
+
+
+def shrink(image: Image.Image, short_side: int) -> Image.Image:
+    """At most `short_side` pixels on the shorter side; never enlarged."""
+    scale = short_side / min(image.size)
+    if scale >= 1:
+        return image
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+
+
+def letterbox(image: Image.Image, size: int) -> np.ndarray:
+    """(size, size) uint8: the longer side becomes `size`, the rest is black, the image in the middle."""
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    square = Image.new("L", (size, size))
+    square.paste(image.resize((width, height), Image.Resampling.BICUBIC),
+                 ((size - width) // 2, (size - height) // 2))
+    return np.asarray(square)
+
+
+def store(source, target, short_side: int) -> tuple[str, str]:
+    """Write `source` to `target` (without suffix) → (file name, ""), or ("", why it was not possible).
+
+    An 8-bit grayscale JPEG or PNG within the size is copied byte for byte, after decoding it to be sure that
+    it is whole; all else becomes JPEG quality 95. What is already there is left as it is.
+    """
+    target = Path(target)
+    for suffix in (".jpg", ".png"):
+        if target.with_name(target.name + suffix).exists():
+            return target.name + suffix, ""
+    try:
+        suffix = _copy_suffix(Path(source), short_side)
+        if not suffix:
+            image = shrink(read_gray(source, short_side), short_side)
+    except ImageError as error:
+        return "", str(error)
+    name = target.name + (suffix or ".jpg")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(target.with_name(name)) as temporary:
+        if suffix:
+            shutil.copyfile(source, temporary)
+        else:
+            image.save(temporary, "JPEG", quality=95)
+    return name, ""
+
+
+def store_all(table: pd.DataFrame, out: Path, size: int, processes: int | None, funnel: Funnel) -> pd.DataFrame:
+    """`store` each row's `file` under images/ as its `target`; → the rows with image_path that succeeded."""
+    targets = [Path(out) / "images" / target for target in table.target]
+    jobs = zip(table.file, targets, [size] * len(table), strict=True)
+    results = list(each(store, jobs, processes, "images"))
+    reason = pd.Series([reason for _, reason in results], index=table.index, dtype=object)
+    paths = [f"images/{target.parent / name}" for target, (name, _) in
+             zip(map(Path, table.target), results, strict=True)]
+    return funnel.keep(table.assign(image_path=paths), reason == "", "with a readable image: pairs", reason)
+
+
+def _copy_suffix(source: Path, short_side: int) -> str:
+    """".jpg" or ".png" if the file may be copied as it is, else ""."""
+    try:
+        with Image.open(source) as image:
+            if image.format not in ("JPEG", "PNG") or image.mode != "L" or min(image.size) > short_side:
+                return ""
+            image.load()
+            return ".jpg" if image.format == "JPEG" else ".png"
+    except FileNotFoundError:
+        raise ImageError("image file missing") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return ""  # DICOM, or broken: read_gray finds out which
+
+
+def each(function: Callable, jobs: Iterable, processes: int | None, label: str, batch: int = 32) -> Iterator:
+    """`function(*job)` for every job, in order, on several processes, with a progress bar.
+
+    `batch` jobs are handed over at a time. A few jobs are done in this process: starting others takes longer.
+    """
+    jobs = list(jobs)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    processes = min(processes or cores, len(jobs) // (8 * batch) + 1)
+    bar = dict(total=len(jobs), desc=label, mininterval=0.5 if sys.stderr.isatty() else 30)
+    if processes <= 1:
+        yield from tqdm((function(*job) for job in jobs), **bar)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:  # fork and threads clash
+        yield from tqdm(pool.map(function, *zip(*jobs, strict=True), chunksize=batch), **bar)

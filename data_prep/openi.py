@@ -1,0 +1,165 @@
+"""Open-i (Indiana University chest X-rays) to a data set folder: the official XML or the Kaggle CSV layout.
+
+Not a labeller: labels come from the collection's own manual MeSH headings by the fixed table below.
+
+* A study's images are the image files that carry its number, in any spelling: the official
+  `CXR1_1_IM-0001-3001`, `CXR1_IM-0001-3001` and Kaggle's `1_IM-0001-3001.dcm.png` are one image.
+* Views come from the projections table; without it every view is "unknown" (captions speak of the study).
+* The collection has one study per patient and no patient ids, so patient_id is study_id.
+"""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pandas as pd
+
+from . import folder, images
+from .folder import DataError, Funnel
+
+LICENCE = "CC BY-NC-ND 4.0"
+LABELS = {  # label ← the MeSH headings (first part of the `major` term, lower case) that give it
+    "normal": ["normal"],
+    "cardiomegaly": ["cardiomegaly"],
+    "enlarged_heart_or_mediastinum": ["cardiac shadow", "mediastinum", "heart atria", "heart ventricles",
+                                      "trachea, carina"],
+    "atelectasis": ["pulmonary atelectasis"],
+    "opacity": ["opacity"],
+    "consolidation": ["consolidation"],
+    "airspace_disease": ["airspace disease"],
+    "infiltrate": ["infiltrate"],
+    "pneumonia": ["pneumonia"],
+    "edema_congestion": ["pulmonary congestion", "pulmonary edema"],
+    "effusion": ["pleural effusion", "hydropneumothorax", "hemothorax"],
+    "pneumothorax": ["pneumothorax", "hydropneumothorax", "hemopneumothorax"],
+    "nodule_mass": ["nodule", "mass"],
+    "emphysema_copd": ["emphysema", "pulmonary emphysema", "bullous emphysema",
+                       "pulmonary disease, chronic obstructive"],
+    "fibrosis_scar": ["cicatrix", "pulmonary fibrosis", "fibrosis"],
+    "granuloma": ["calcified granuloma", "granulomatous disease", "granuloma"],
+    "calcinosis": ["calcinosis"],
+    "atherosclerosis": ["atherosclerosis"],
+    "fracture": ["fractures, bone"],
+    "scoliosis_spine_degen": ["scoliosis", "osteophyte", "spondylosis", "arthritis", "kyphosis"],
+    "hernia": ["hernia, hiatal", "diaphragmatic eventration"],
+    "support_devices": ["catheters, indwelling", "surgical instruments", "implanted medical device",
+                        "medical device", "tube, inserted", "foreign bodies", "stents"],
+}
+IMAGE_NAME = re.compile(r"(?:CXR)?(?:\d+_(?=\d+_IM))?(\d+)_(IM-.+)", re.IGNORECASE)
+
+
+def write(reports: Path, image_root: Path, out: Path, projections: Path | None, *, size: int, views: str,
+          text_policy: str, processes: int | None) -> None:
+    """Make the data set folder `out` (see `python -m data_prep openi --help`)."""
+    funnel = Funnel()
+    studies = read_csv(reports) if reports.is_file() else read_xml(reports, funnel.quarantine)
+    found = find_images(image_root, funnel.quarantine)
+    view_of = read_projections(projections) if projections else {}
+    if not projections:
+        print("no --projections table: every view is 'unknown'")
+    source = {"command": "openi", "size": size, "views": views, "text_policy": text_policy,
+              "layout": "csv" if reports.is_file() else "xml",
+              "projections_sha256": folder.file_sha256(projections) if projections else ""}
+    folder.start(out, source)
+    table = match(studies, found, view_of, funnel)
+    table["report"] = [folder.join_report(row.findings, row.impression, text_policy) for row in table.itertuples()]
+    table = funnel.keep(table, table.report != "", "with usable text", f"no text by the policy {text_policy}")
+    if views == "frontal":
+        table = funnel.keep(table, table["view"] == "frontal", "frontal", "view is " + table["view"])
+    table = images.store_all(table, out, size, processes, funnel)
+    folder.finish(out, table, funnel=funnel.steps, quarantine=funnel.quarantine, name="Open-i (IU chest X-ray)",
+                  licence=LICENCE, synthetic=False, text_policy=text_policy, source=source)
+
+
+def match(studies: dict, found: dict, view_of: dict, funnel: Funnel) -> pd.DataFrame:
+    """One row per image that has a report; everything without its counterpart goes to the quarantine."""
+    with_image = {uid for uid, _ in found.values()}
+    named = {*view_of, *(image for study in studies.values() for image in study["images"])}
+    funnel.quarantine += [(f"CXR{uid}", "report without an image") for uid in studies if uid not in with_image]
+    funnel.quarantine += [(image, "named by a report or the projections, but not among the images")
+                          for image in sorted(named - set(found))]
+    funnel.steps |= {"reports": len(studies), "reports with an image": len(with_image & set(studies)),
+                     "images": len(found)}
+    table = pd.DataFrame([
+        {"pair_id": image, "target": image, "origin": path.name, "file": path, "uid": uid,
+         "study_id": f"CXR{uid}", "patient_id": f"CXR{uid}", "split": folder.split_of(f"CXR{uid}"),
+         "view": view_of.get(image, "unknown")} for image, (uid, path) in found.items()])
+    table = funnel.keep(table, table.uid.isin(set(studies)), "images with a report", "image without a report")
+    return table.assign(findings=[studies[uid]["findings"] for uid in table.uid],
+                        impression=[studies[uid]["impression"] for uid in table.uid],
+                        labels=[labels_of(studies[uid]["mesh"]) for uid in table.uid])
+
+
+def read_xml(root: Path, quarantine: list) -> dict[str, dict]:
+    """The studies in the XML files under `root`, by number; a broken file goes to `quarantine`."""
+    paths = sorted(root.rglob("*.xml"))
+    if not paths:
+        raise DataError(f"no .xml report under {root}: give the unpacked NLMCXR_reports (ecgen-radiology) "
+                        "or indiana_reports.csv to --reports")
+    studies = {}
+    for path in paths:
+        try:
+            tree = ElementTree.parse(path)
+            uid = re.fullmatch(r"(?:CXR)?(\d+)", tree.find("uId").get("id")).group(1)
+        except (ElementTree.ParseError, AttributeError):
+            quarantine.append((path.name, "not a readable Open-i report"))
+            continue
+        if uid in studies:
+            quarantine.append((path.name, f"a second report of CXR{uid}"))
+            continue
+        text = {label: " ".join(clean("".join(part.itertext())) for part in tree.iter("AbstractText")
+                                if (part.get("Label") or "").upper() == label).strip()
+                for label in ("FINDINGS", "IMPRESSION")}
+        names = (image_key(image.get("id", "")) for image in tree.iter("parentImage"))
+        studies[uid] = {"findings": text["FINDINGS"], "impression": text["IMPRESSION"],
+                        "mesh": [clean(major.text) for major in tree.iter("major")],
+                        "images": [name for name in names if name]}
+    return studies
+
+
+def read_csv(path: Path) -> dict[str, dict]:
+    """The studies in Kaggle's indiana_reports.csv, by number."""
+    table = folder.read_table(path, ["uid", "MeSH", "findings", "impression"], "take it from the Kaggle copy")
+    return {row.uid: {"findings": clean(row.findings), "impression": clean(row.impression),
+                      "mesh": row.MeSH.split(";"), "images": []} for row in table.itertuples()}
+
+
+def read_projections(path: Path) -> dict[str, str]:
+    """Image → view, from Kaggle's indiana_projections.csv."""
+    table = folder.read_table(path, ["filename", "projection"], "take it from the Kaggle copy")
+    return {key: folder.view_name(row.projection) for row in table.itertuples()
+            if (key := image_key(row.filename))}
+
+
+def find_images(root: Path, quarantine: list) -> dict[str, tuple[str, Path]]:
+    """Image → (study number, file) for the image files under `root`, in order of name."""
+    if not root.is_dir():
+        raise DataError(f"--images {root} is not a folder: give the one with the unpacked NLMCXR images")
+    found = {}
+    for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in images.SUFFIXES):
+        key = image_key(path.name)
+        if key is None or key in found:
+            same = key and f"another spelling of an image: {found[key][1].name}"
+            quarantine.append((path.name, same or "not named as an Open-i image"))
+            continue
+        found[key] = (key[3:].split("_")[0], path)
+    if not found:
+        raise DataError(f"no image named like CXR1_1_IM-0001-3001.png under {root}: give the unpacked images")
+    return found
+
+
+def image_key(name: str) -> str | None:
+    """One name for all spellings: CXR1_1_IM-0001-3001.png, 1_IM-0001-3001.dcm.png → CXR1_IM-0001-3001."""
+    match = IMAGE_NAME.fullmatch(name.split(".")[0])
+    return f"CXR{match[1]}_{match[2]}" if match else None
+
+
+def labels_of(mesh: list[str]) -> str:
+    """The MeSH terms' labels ("Opacity/lung/base/left" has the heading "Opacity"), '|'-joined."""
+    headings = {term.split("/")[0].strip().lower() for term in mesh}
+    return "|".join(label for label, from_headings in LABELS.items() if headings & set(from_headings))
+
+
+def clean(text: str | None) -> str:
+    """White space collapsed."""
+    return " ".join((text or "").split())

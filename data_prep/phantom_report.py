@@ -1,0 +1,380 @@
+"""Reports for the drawn chest radiographs: what a radiologist might dictate about the findings in `phantom`.
+
+Not a language model and not copied from reports: templates with alternatives in [one|two] and slots in {braces}.
+A report says only what is to be seen in the image, with the attributes that were drawn (now and then one is left
+out), plus the usual negatives, in the manner of de-identified public reports (`XXXX` for a removed word).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data_prep.phantom import Draw, Finding
+
+# Dials of the text.
+STOCK_NORMAL = 0.5            # share of normal studies with one of the stock reports, word for word
+NO_FINDINGS_SECTION = 0.12    # share of reports that are an impression only
+ATTRIBUTE_OMITTED = 0.07      # chance, per finding, that side, zone or size goes unsaid
+INCIDENTAL_MENTIONED = 0.6    # chance that a visible incidental is mentioned
+DEIDENTIFIED = 0.35           # share of reports with words replaced by XXXX
+STYLES = {"terse": 0.25, "standard": 0.5, "wordy": 0.25}
+LONGEST = 105                 # words
+
+STOCK = (
+    ("The heart is normal in size. The mediastinum is unremarkable. The lungs are clear.",
+     "No acute disease."),
+    ("Heart size and mediastinal contours are within normal limits. No focal consolidation, pleural effusion, or "
+     "pneumothorax. Visualized XXXX structures are intact.", "No acute cardiopulmonary abnormality."),
+    ("The lungs are clear bilaterally. Specifically, no evidence of focal consolidation, pneumothorax, or pleural "
+     "effusion. Cardiomediastinal silhouette is unremarkable. Visualized osseous structures are without acute "
+     "abnormality.", "No acute cardiopulmonary process."),
+    ("Lungs are clear. No pleural effusions or pneumothoraces. Heart and mediastinum of normal size and contour.",
+     "Normal chest x-XXXX."),
+    ("Cardiac and mediastinal contours are within normal limits. Pulmonary vascularity is normal. The lungs are "
+     "clear. Bony structures are intact.", "Negative chest radiograph."),
+    ("", "Heart size normal. Lungs clear. No pleural effusion or pneumothorax. No acute cardiopulmonary findings."),
+)
+
+WORDS = {   # how an attribute may be said
+    "mild": "[mild|mild|slight|minor]", "moderate": "moderate", "small": "[small|small|trace]",
+    "severe": "[severe|severe|marked|advanced]", "marked": "[marked|prominent|pronounced]",
+    "large": "[large|large|sizable]", "patchy": "[patchy|patchy|ill-defined|hazy]",
+    "dense": "[dense|dense|confluent|lobar]", "healed": "[healed|old healed|remote]",
+    "displaced": "[displaced|displaced|acute displaced]", "single": "", "multiple": "[multiple|several]",
+    "single-lead": "[single-lead|single lead|single-chamber]", "dual-lead": "[dual-lead|dual lead|dual-chamber]",
+    "upper": "upper [lobe|lobe|lung|lung zone]", "middle": "[mid lung|mid lung zone|middle lobe|midlung]",
+    "left middle": "[mid lung|mid lung zone|lingula|midlung]", "lower": "[lower lobe|lower lobe|lung base|lower lung|base]",
+}
+
+# label: (sentences of the findings section, phrases of the impression)
+TEMPLATES = {
+    "scoliosis": (
+        "[There is|Noted is|Again seen is] {amount} [scoliosis of the thoracic spine|thoracic scoliosis|curvature "
+        "of the thoracic spine], convex to the {side}.|{amount} [{dextro}scoliosis|{side} convex scoliosis] [of the "
+        "thoracic spine|of the spine|is present|is seen|is noted].|The thoracic spine [shows|demonstrates] {amount} "
+        "{side} convex [curvature|scoliosis].",
+        "{amount} [{dextro}scoliosis|{side} convex scoliosis] [of the thoracic spine|]"),
+    "cardiomegaly": (
+        "[There is|Noted is] {amount} [cardiomegaly|enlargement of the heart|enlargement of the cardiac "
+        "silhouette].|The [heart|cardiac silhouette] is {amountly} enlarged.|{amount} cardiac enlargement [is "
+        "present|is seen|is noted].",
+        "{amount} cardiomegaly[| without overt failure]|{amount} enlargement of the [heart|cardiac silhouette]"),
+    "tortuous_aorta": (
+        "[The thoracic aorta is|The aorta is|Aorta is] {amountly} [tortuous|ectatic|tortuous and ectatic|unfolded].|"
+        "[There is|Noted is] {amount} [tortuosity|ectasia|unfolding] of the [thoracic|descending thoracic] aorta.",
+        "{amountly} [tortuous|ectatic|unfolded] [thoracic|] aorta"),
+    "elevated_hemidiaphragm": (
+        "[There is|Noted is|Again noted is] {amount} elevation of the {side} [hemidiaphragm|diaphragm].|The {side} "
+        "hemidiaphragm is {amountly} elevated.|{amount} {side} hemidiaphragm elevation[, of uncertain etiology|, "
+        "possibly eventration|].",
+        "{amount} elevation of the {side} hemidiaphragm|{amountly} elevated {side} hemidiaphragm"),
+    "emphysema": (
+        "[The lungs are|Lungs are|Both lungs are] {amountly} [hyperinflated|hyperexpanded|hyperlucent] with "
+        "flattened [hemidiaphragms|diaphragms][, compatible with emphysema|, consistent with emphysema|].|{amount} "
+        "[emphysematous changes|emphysema|hyperinflation] [with flattening of the diaphragms|in both lungs|"
+        "bilaterally].|[There is|Noted is] {amount} [hyperexpansion|hyperinflation] [of the lungs|of both lungs], "
+        "[suggesting|consistent with|which may represent] [COPD|emphysema|obstructive lung disease].",
+        "{amount} [emphysema|emphysematous change|COPD]|{amount} hyperinflation [suggesting|compatible with] [COPD|"
+        "emphysema]"),
+    "fibrosis": (
+        "[There are|Noted are|Again seen are] {amount} [reticular|interstitial|coarse reticular] [opacities|"
+        "markings] {in zones}[, suggesting fibrosis|, consistent with fibrosis|, possibly chronic interstitial lung "
+        "disease].|{amount} [interstitial fibrosis|fibrotic change|reticular fibrosis] {in zones}[| is present| is "
+        "noted].|[Coarsened|Increased] interstitial markings {in zones}, {amount}, [compatible with|suggestive of] "
+        "fibrosis.",
+        "{amount} [pulmonary|interstitial] fibrosis {in zones}|{amount} [chronic interstitial|fibrotic] changes "
+        "{in zones}"),
+    "hilar_enlargement": (
+        "[There is|Noted is] {amount} {side} hilar [enlargement|prominence|fullness][|, possibly adenopathy|, which "
+        "may represent lymphadenopathy].|The {hilum} {is} {amountly} [enlarged|prominent|full].|{amount} "
+        "[prominence|enlargement] of the {hilum}[, adenopathy is not excluded|, possibly vascular|].",
+        "{amount} {side} hilar [enlargement|prominence|fullness][|, possible adenopathy]"),
+    "edema": (
+        "[There is|Noted is] {amount} [pulmonary edema|perihilar edema|interstitial and alveolar edema].|{amount} "
+        "[perihilar opacities|bilateral perihilar airspace opacities] with [vascular congestion|indistinct "
+        "vessels], [consistent with|compatible with|likely] [pulmonary edema|edema].|[Vascular congestion|Vascular "
+        "engorgement] with [Kerley lines|perihilar haze][, compatible with|, suggesting] {amount} [edema|pulmonary "
+        "edema].",
+        "{amount} pulmonary edema[|, likely cardiogenic]|[Findings of|Findings suggest] {amount} [CHF|pulmonary "
+        "edema|edema]"),
+    "consolidation": (
+        "[There is|Noted is|Again seen is] {a}{amount} [opacity|airspace opacity|consolidation|infiltrate] in the "
+        "{where}[|, concerning for pneumonia|, which may represent pneumonia|, possibly pneumonia].|{amount} "
+        "[airspace disease|consolidation|airspace opacity] [in the|within the|involving the] {where} [is present|is "
+        "seen|may represent pneumonia|is suspicious for infection].|The {where} [shows|demonstrates|contains] "
+        "{a}{amount} [airspace opacity|consolidation|infiltrate][|, likely infectious|, possible pneumonia].",
+        "{amount} {where} [consolidation|airspace disease|infiltrate|opacity][|, possibly pneumonia|, concerning "
+        "for pneumonia]|[Pneumonia|Probable pneumonia] in the {where}"),
+    "atelectasis": (
+        "[There is|Noted is] {amount} [linear|platelike|subsegmental|bandlike] atelectasis {in the where}.|{amount} "
+        "[linear|platelike|bandlike|streaky] opacities {in the where}[, likely atelectasis|, compatible with "
+        "atelectasis|, may represent atelectasis or scarring].|[Platelike|Discoid|Subsegmental] atelectasis, "
+        "{amount}, {in the where}.",
+        "{amount} [atelectasis|subsegmental atelectasis|linear atelectasis] {in the where}"),
+    "mass": (
+        "[There is|Noted is] {a}{measure} [mass|rounded mass|masslike opacity] in the {where}[|, suspicious for "
+        "malignancy|, concerning for neoplasm].|{a}[rounded |lobulated |large ]mass in the {where} [measures|"
+        "measures approximately|is] {measure}.|{measure} {where} [mass|masslike opacity][ is present| is seen|, "
+        "which may represent neoplasm].",
+        "{measure} {where} mass[|, suspicious for malignancy|. CT is recommended]|[Mass|Large mass] in the "
+        "{where}, {measure}"),
+    "nodule": (
+        "[There is|Noted is] {a}{measure} [nodule|pulmonary nodule|nodular opacity] in the {where}.|{a}[rounded |"
+        "solitary |][nodule|nodular density] [projects over|overlies|is seen in] the {where}, [measuring|"
+        "approximately|about] {measure}.|{measure} {where} [nodule|nodular opacity][ is present| is seen|, "
+        "indeterminate].",
+        "{measure} {where} [nodule|pulmonary nodule][|, indeterminate|. Recommend CT]|[Pulmonary nodule|Nodule] in "
+        "the {where}, {measure}"),
+    "calcified_granuloma": (
+        "[There {is}|Noted {is}] {a}{amount} calcified [granuloma|nodule]{s} in the {where}.|{amount} calcified "
+        "granuloma{s} {is} [present|seen|noted] in the {where}.|{amount} [dense|calcified] [nodule|granuloma]{s} in "
+        "the {where}, [consistent with|likely sequela of] [old|prior] granulomatous disease.",
+        "{amount} calcified granuloma{s} in the {where}|[Old|Prior] granulomatous disease of the {where}"),
+    "pleural_effusion": (
+        "[There {is}|Noted {is}] {a}{amount} {side} [pleural effusion|effusion]{s}.|{amount} {side} pleural "
+        "effusion{s} [{is} present|{is} seen|{is} noted|with blunting of the costophrenic angle{s}].|[Blunting|"
+        "Obscuration] of the {side} costophrenic angle{s}, [compatible with|consistent with|likely] {a}{amount} "
+        "[effusion|pleural effusion]{s}.",
+        "{amount} {side} [pleural effusion|effusion]{s}"),
+    "pneumothorax": (
+        "[There is|Noted is] {a}{amount} {side} [pneumothorax|apical pneumothorax].|{amount} {side} pneumothorax "
+        "[is present|is seen|is noted|with visible pleural line].|{a}pleural line [is visible|is seen] in the "
+        "{side} [hemithorax|chest], [indicating|consistent with] {a}{amount} pneumothorax.",
+        "{amount} {side} pneumothorax"),
+    "hiatal_hernia": (
+        "[There is|Noted is|Again seen is] {a}{amount} hiatal hernia[| with an air-fluid level].|{amount} "
+        "retrocardiac [density|opacity] with air-fluid level, [compatible with|consistent with|likely] hiatal "
+        "hernia.|{amount} [hiatal|hiatus] hernia [is present|is noted|projects behind the heart].",
+        "{amount} [hiatal|hiatus] hernia"),
+    "rib_fracture": (
+        "[There {is}|Noted {is}] {a}{amount} [fracture{s} of the {where} rib{s}|rib fracture{s} of the {where}].|"
+        "{amount} {where} rib fracture{s} [{is} present|{is} seen|{is} noted].|{amount} [fracture|fracture "
+        "deformity]{s} of [the|] {where} rib{s}.",
+        "{amount} {where} rib fracture{s}|{amount} fracture{s} of the {where} rib{s}"),
+    "sternotomy_wires": (
+        "[Median sternotomy|Sternotomy|Intact sternotomy|Midline sternal] wires [are present|are noted|are seen|"
+        "overlie the mediastinum].|[Patient is status post|Status post|Postoperative changes of] [median sternotomy|"
+        "sternotomy].|[There are|Noted are] [midline|median] sternotomy wires.",
+        "[Prior|Previous|Status post] [median sternotomy|sternotomy]"),
+    "surgical_clips": (
+        "[Surgical|Metallic surgical|Multiple surgical] clips [project over|overlie|are seen in|are present in] the "
+        "{region}.|[There are|Noted are] [surgical|metallic] clips in the {region}.|[Postsurgical|Postoperative] "
+        "changes with clips in the {region}.",
+        "Surgical clips in the {region}|[Postsurgical|Postoperative] changes of the {region}"),
+    "endotracheal_tube": (
+        "[Endotracheal tube|ET tube|Endotracheal tube tip|ETT] [is|terminates|lies] {depth}.|[There is|Noted is] "
+        "{a}[endotracheal|ET] tube, [the tip|its tip] {depth}.|[Patient is|The patient is] intubated, [tube tip|"
+        "tip] {depth}.",
+        "[Endotracheal|ET] tube {depth}"),
+    "enteric_tube": (
+        "[Enteric|Nasogastric|NG|Feeding] tube [tip|terminates|ends] {end}.|[There is|Noted is] {a}[nasogastric|"
+        "enteric|NG] tube with [tip|the tip] {end}.|[Nasogastric|Enteric|Orogastric] tube [courses inferiorly|"
+        "descends], [tip|its tip] {end}.",
+        "[Enteric|Nasogastric|NG] tube {end}"),
+    "central_line": (
+        "{side} {line} [tip|terminates|ends] [in|at|over] the [SVC|superior vena cava|cavoatrial junction].|[There "
+        "is|Noted is] {a}{side} {line} with [tip|its tip] in the [SVC|superior vena cava|lower SVC].|{side} {line} "
+        "[is in place|is noted|is present][| with tip in the SVC| with tip over the superior vena cava].",
+        "{side} {line} [in place|in satisfactory position|with tip in the SVC]"),
+    "port": (
+        "{side} [chest|chest wall|subclavian] [port|Port-A-Cath|infusion port] [tip|terminates|ends] [in|over] the "
+        "[SVC|superior vena cava].|[There is|Noted is] {a}{side} [chest port|Port-A-Cath|Mediport] [in place|with "
+        "tip in the SVC|with catheter tip at the cavoatrial junction].|{side} [Port-A-Cath|chest port|MediPort] [is "
+        "present|is noted|in place].",
+        "{side} [chest port|Port-A-Cath] [in place|in satisfactory position|with tip in the SVC]"),
+    "pacemaker": (
+        "[There is|Noted is] {a}{side} [chest|chest wall|subclavian] {amount} [pacemaker|pacing device|cardiac "
+        "device].|{side} {amount} [pacemaker|pacer|cardiac pacemaker] [is in place|is present|is noted|with intact "
+        "leads].|{amount} [pacemaker|pacer] [overlies|projects over] the {side} chest[|, leads in expected "
+        "position].",
+        "{side} {amount} [pacemaker|pacing device] [in place|]"),
+}
+
+INCIDENTAL = {
+    "large_habitus":
+        "[Exam|Examination|The study] is limited by [body habitus|large body habitus|overlying soft tissue].|"
+        "[Prominent|Abundant] overlying soft tissues [limit evaluation|].",
+    "low_volumes":
+        "[Low lung volumes|Lung volumes are low|Shallow inspiration] [with bronchovascular crowding|].|[The lungs "
+        "are|Lungs are] [hypoinflated|poorly inflated][| with crowding of the vessels].",
+    "portable":
+        "[Portable|AP portable|Single portable AP] [view|radiograph] [of the chest|]. [Monitoring leads|ECG leads|"
+        "External leads] overlie the chest.|[Monitoring|EKG|Cardiac monitoring] leads [overlie|project over] the "
+        "[chest|thorax].",
+    "rotated_left":
+        "[The patient is|Patient is] rotated[| to the left].",
+    "rotated_right":
+        "[The patient is|Patient is] rotated[| to the right].",
+    "degenerative_spine":
+        "[There are|Noted are|Mild|Multilevel] degenerative changes [of|in] the [thoracic spine|spine].|[Thoracic "
+        "spondylosis is|Multilevel osteophytes are|Endplate osteophytes are] seen.",
+    "aortic_calcification":
+        "[Atherosclerotic calcification|Calcification|Calcified atherosclerosis] of the aortic [arch|knob].|The "
+        "aortic [arch|knob] is calcified.",
+}
+
+# (what is denied or called normal, the labels and incidentals beside which it would be untrue)
+OPACITIES = ("consolidation", "edema", "mass", "atelectasis")
+LUNG = (*OPACITIES, "nodule", "fibrosis", "calcified_granuloma", "emphysema")
+NEGATIVES = (
+    ("[pneumothorax|pneumothorax|pneumothoraces]", ("pneumothorax",)),
+    ("[pleural effusion|pleural effusion|effusion|large pleural effusion]", ("pleural_effusion",)),
+    ("[focal consolidation|focal airspace disease|focal airspace opacity|focal infiltrate]", OPACITIES),
+    ("[pulmonary edema|overt edema|vascular congestion]", ("edema",)),
+    ("[suspicious nodule|pulmonary nodule or mass|suspicious pulmonary mass]", ("nodule", "mass", "calcified_granuloma")),
+    ("[acute bony abnormality|acute osseous abnormality|displaced rib fracture]", ("rib_fracture",)),
+)
+NORMAL = (
+    ("[Heart size is normal|The heart is normal in size|Heart size within normal limits|Normal heart size|The "
+     "cardiac silhouette is normal in size].",
+     ("cardiomegaly",)),
+    ("[The mediastinum is unremarkable|Mediastinal contours are normal|Mediastinal contours are within normal "
+     "limits|Normal mediastinal contour].",
+     ("tortuous_aorta", "hilar_enlargement", "hiatal_hernia")),
+    ("[The lungs are|Lungs are|Both lungs are] [clear|clear bilaterally|well expanded and clear|grossly clear].",
+     (*LUNG, "pneumothorax", "pleural_effusion", "low_volumes")),
+    ("[Pulmonary vascularity is|Pulmonary vasculature is|Vascularity is] [normal|unremarkable|within normal limits].",
+     ("edema", "hilar_enlargement", "emphysema")),
+    ("[Osseous structures|Bony structures|Visualized bones|Visualized osseous structures] [are intact|are "
+     "unremarkable|are without acute abnormality].",
+     ("rib_fracture", "scoliosis", "degenerative_spine")),
+    ("[Trachea is midline|The trachea is midline].",
+     ("rotated_left", "rotated_right", "scoliosis", "endotracheal_tube")),
+)
+TECHNIQUE = "[Frontal|Single frontal|One frontal] [view|radiograph|image] of the chest [is|was] [submitted|obtained|reviewed]."
+NOTHING_ACUTE = "No [acute|acute or active] [cardiopulmonary|cardiopulmonary|intrathoracic|pulmonary] [abnormality|process|disease|findings]"
+MAY_BE_REMOVED = ("silhouette", "contours", "structures", "vascularity", "evidence", "stable", "noted", "present", "visualized",
+                  "pulmonary", "osseous", "bony", "seen", "unremarkable")
+
+
+def _say(draw: Draw, template: str, slots: dict[str, str] | None = None) -> str:
+    """A sentence from a template: choose among alternatives, fill the slots, tidy up."""
+    if slots is not None:
+        template = re.sub(r"\{([^}]*)\}", lambda match: slots[match[1]], template)
+    while "[" in template:
+        template = re.sub(r"\[([^\[\]]*)\]", lambda match: draw.choice(match[1].split("|")), template, count=1)
+    text = re.sub(r"\s+", " ", template).strip()
+    text = re.sub(r" ([.,;])", r"\1", text)
+    text = re.sub(r"a~ ?(?=[aeiouAEIOU]|ET |NG |8|11|18)", "an ", text)
+    text = re.sub(r"(?<=an )ng(?= )", "NG", text).replace("a~", "a ")
+    text = re.sub(r"\s+", " ", text)
+    return text[:1].upper() + text[1:]
+
+
+def _pick(draw: Draw, templates: str) -> str:
+    """One of the alternatives divided by | outside brackets."""
+    depth, parts = 0, [""]
+    for letter in templates:
+        depth += (letter == "[") - (letter == "]")
+        if letter == "|" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return draw.choice(parts)
+
+
+def _slots(draw: Draw, finding: Finding) -> dict[str, str]:
+    """Words for the slots of a finding's templates; now and then one attribute goes unsaid."""
+    side, zone, steps = finding.side, finding.zone, finding.severity or finding.size
+    lesion = zone in ("upper", "middle", "lower")
+    if draw.chance(ATTRIBUTE_OMITTED):
+        unsaid = draw.choice(("zone", "steps", "side") if lesion and side != "bilateral" else ("steps",))
+        zone = "" if unsaid == "zone" else zone
+        steps = "" if unsaid == "steps" else steps
+        side = "" if unsaid == "side" else side
+    many = side == "bilateral" or finding.size == "multiple"
+    lobe = WORDS.get(f"{side} {zone}", WORDS.get(zone, "lung")) if lesion else ""
+    if finding.label == "rib_fracture":
+        lobe = {"upper": "upper", "middle": "mid", "lower": "lower"}.get(zone, "") 
+    where = f"{side} {lobe}"
+    if side == "bilateral":
+        where = {"lower": "[both lung bases|both lower lobes|the lung bases]", "middle": "both mid lungs"}.get(zone, "both lungs")
+    amount = "" if steps.endswith(("mm", "cm")) else WORDS.get(steps, "")
+    if finding.label == "rib_fracture" and finding.size == "multiple":
+        amount = f"[multiple|several] {amount}"
+    return {
+        "side": side, "where": where, "in the where": f"in {where}" if side == "bilateral" else f"in the {where}",
+        "amount": amount, "amountly": {
+            "mild": "[mildly|slightly]", "moderate": "moderately", "severe": "[severely|markedly]",
+            "marked": "[markedly|prominently]"}.get(steps, ""),
+        "measure": steps, "a": "" if many else "a~ ", "s": "s" if many else "", "is": "are" if many else "is",
+        "hilum": "hila" if side == "bilateral" else f"{side} hilum", "dextro": "dextro" if side == "right" else "levo",
+        "in zones": {"upper": "[in the upper lobes|in both upper lungs|of the upper lung zones]",
+                     "lower": "[at the lung bases|in both lower lobes|at both bases]",
+                     "diffuse": "[diffusely|throughout both lungs|in both lungs diffusely]"}.get(zone, ""),
+        "region": {"axilla": f"{side} axilla", "hilum": f"{side} [hilum|hilar region|perihilar lung]",
+                   "abdomen": "right upper [quadrant|abdomen]"}.get(zone, ""),
+        "depth": {"high": "[high, at the thoracic inlet|high above the carina|at the level of the clavicles]",
+                  "mid": "[in good position above the carina|in the mid trachea|4 cm above the carina]",
+                  "low": "[low, at the carina|just above the carina|low, near the carina]"}.get(zone, ""),
+        "end": {"stomach": "[in the stomach|below the diaphragm|in the gastric body]",
+                "esophagus": "[in the distal esophagus|above the diaphragm in the esophagus|in the esophagus]"}.get(zone, ""),
+        "line": {"jugular": "[internal jugular catheter|IJ catheter|jugular central line]",
+                 "subclavian": "[subclavian catheter|subclavian central line|subclavian line]",
+                 "picc": "[PICC|PICC line|PICC catheter]"}.get(zone, ""),
+    }
+
+
+def _negative(draw: Draw, absent: list[str], count: int) -> str:
+    """One sentence that denies `count` of the absent things."""
+    named = [_say(draw, item) for item in draw.shuffled(absent)[:count]]
+    named = [item[0].lower() + item[1:] for item in named]
+    listed = named[0] if len(named) == 1 else ", ".join(named[:-1]) + draw.choice((" or ", ", or ") if len(named) > 2 else (" or ",)) + named[-1]
+    return _say(draw, f"[No|There is no|No evidence of|Negative for|No visible|There is no evidence of] {listed}.")
+
+
+def _impression(draw: Draw, phrases: list[str], acute: bool) -> str:
+    """The impression from its phrases, as a numbered list or in a row."""
+    if not acute:
+        nothing = _say(draw, NOTHING_ACUTE)
+        phrases = [nothing, *phrases] if draw.chance(0.7) else [*phrases, nothing]
+    if len(phrases) > 1 and draw.chance(0.45):
+        return " ".join(f"{i}. {phrase}." for i, phrase in enumerate(phrases, 1))
+    return " ".join(f"{phrase}." for phrase in phrases)
+
+
+def _deidentify(draw: Draw, text: str) -> str:
+    """Some harmless words replaced by XXXX, as automatic de-identification does."""
+    return re.sub(r"[a-zA-Z]+", lambda match: "XXXX" if match[0] in MAY_BE_REMOVED and draw.chance(0.3) else match[0], text)
+
+
+def write_report(draw: Draw, findings: list[Finding], incidental: tuple[str, ...]) -> tuple[str, str]:
+    """Findings section (may be empty) and impression of a study.
+
+    `findings` are what is drawn; `incidental` what else is to be seen (names in INCIDENTAL).
+    """
+    if not findings and draw.chance(STOCK_NORMAL):
+        return draw.choice(STOCK)
+    style = draw.weighted(STYLES)
+    there = {finding.label for finding in findings} | set(incidental)
+    slots = {finding.label: _slots(draw, finding) for finding in findings}
+    order = draw.shuffled(findings)
+    body = [_say(draw, _pick(draw, TEMPLATES[f.label][0]), slots[f.label]) for f in order]
+    mentioned = [_say(draw, _pick(draw, INCIDENTAL[name])) for name in incidental if draw.chance(INCIDENTAL_MENTIONED)]
+    absent = [item for item, untrue in NEGATIVES if not there & set(untrue)]
+    normal = [_say(draw, item) for item, untrue in NORMAL if not there & set(untrue)]
+
+    count = {"terse": 1, "standard": 2, "wordy": 3}[style] + (not findings)
+    extra = draw.shuffled(normal)[:count - (style == "terse") + draw.integer(2)]
+    extra += [_negative(draw, absent, 1 + draw.integer(count + 1))] if absent else []
+    extra = mentioned + draw.shuffled(extra)
+    if style == "wordy" and draw.chance(0.6) and "portable" not in incidental:
+        extra.insert(0, _say(draw, TECHNIQUE))
+    said = [f for f in order if f.label in ACUTE or draw.chance(0.5)]
+    phrases = [_say(draw, _pick(draw, TEMPLATES[f.label][1]), slots[f.label]) for f in said]
+    impression = _impression(draw, phrases, any(f.label in ACUTE for f in findings))
+
+    while len(" ".join([*body, *extra, impression]).split()) > LONGEST and extra:
+        extra.pop()
+    sentences = [*extra, *body] if draw.chance(0.35) else [*body, *extra]
+    text = " ".join(sentences)
+    if draw.chance(NO_FINDINGS_SECTION):
+        text, impression = "", text if any(f.label in ACUTE for f in findings) else f"{text} {_say(draw, NOTHING_ACUTE)}."
+    if draw.chance(DEIDENTIFIED):
+        text, impression = _deidentify(draw, text), _deidentify(draw, impression)
+    return text, impression
+
+
+ACUTE = ("edema", "consolidation", "mass", "nodule", "pleural_effusion", "pneumothorax", "atelectasis")

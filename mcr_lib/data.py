@@ -1,0 +1,196 @@
+"""From a data set folder to batches on the device: rows in memory, pixels in a memory-mapped uint8 store.
+
+Not here: how the folder came about (data_prep), what is masked (masking.py makes the noise, the model uses it).
+Which pairs make up step s follows from (seed, s) alone, so any process can make any part of any batch.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data_prep import folder, pack
+
+from .config import MCRConfig, TrainConfig
+from .masking import AUGMENT_STREAM, IMAGE_STREAM, ORDER_STREAM, TEXT_STREAM, counter_noise
+from .model import Batch
+from .tokenizer import pad, tokenize
+
+IMAGE_MEAN, IMAGE_STD = 0.5, 0.25  # of pixels in [0, 1]; the same for every data set, so a model travels
+
+
+def store_size(img_size: int) -> int:
+    """Side of the packed images for a model of this input size: as 256 is to 224."""
+    return round(img_size * 8 / 7)
+
+
+class PairData:
+    """The pairs of one split, ready to be cut into batches."""
+
+    def __init__(self, data: Path, split: str, tokenizer, model: MCRConfig, views: str = "frontal"):
+        """Raises data_prep.folder.DataError when the folder is not whole or the split has no usable pair."""
+        self.path, self.model = Path(data), model
+        table = folder.read(self.path)
+        rows = np.flatnonzero((table["split"] == split) & ((views == "all") | (table["view"] != "lateral")))
+        if len(rows) < 2:
+            raise folder.DataError(f"{self.path}: split {split!r} has {len(rows)} usable pairs; it has: "
+                                   f"{dict(table['split'].value_counts())}")
+        self.rows = rows  # manifest rows, which are also rows of the store
+        self.table = table.iloc[rows].reset_index(drop=True)
+        self.pad_token_id = tokenizer.pad_token_id
+        self.ids = tokenize(tokenizer, self.table["report"].tolist(), model.max_text_length)
+        size = store_size(model.img_size)
+        pack.pack(self.path, size)  # returns at once if it is there
+        self.pixels = pack.open_store(self.path, size)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of this split → pixels (N, 1, S, S) uint8, input_ids (N, T), attention_mask (N, T), on the CPU."""
+        pixels = torch.from_numpy(self.pixels[self.rows[index]])[:, None]
+        input_ids, attention_mask = pad([self.ids[i] for i in index], self.pad_token_id)
+        return pixels, torch.from_numpy(input_ids), torch.from_numpy(attention_mask)
+
+    def batch(self, index: np.ndarray, device: torch.device, *, epochs: np.ndarray | None = None, seed: int = 0,
+              augment: bool = False) -> Batch:
+        """The pairs at `index` (N,) as a Batch on the device; epochs (N,): in which epoch each is seen."""
+        return self.to_device(self.read(index), index, device, epochs=epochs, seed=seed, augment=augment)
+
+    def to_device(self, read, index: np.ndarray, device: torch.device, *, epochs=None, seed=0, augment=False) -> Batch:
+        pixels, input_ids, attention_mask = (
+            (t.pin_memory() if device.type == "cuda" else t).to(device, non_blocking=True) for t in read
+        )
+        pairs = torch.from_numpy(np.asarray(index)).to(device, non_blocking=True)
+        epoch = torch.zeros_like(pairs) if epochs is None else torch.from_numpy(epochs).to(device, non_blocking=True)
+        images = prepare_images(pixels, self.model.img_size, self.model.in_chans,
+                                counter_noise(seed, epoch, pairs, 6, AUGMENT_STREAM) if augment else None)
+        return Batch(
+            images, input_ids, attention_mask,
+            counter_noise(seed, epoch, pairs, self.model.num_patches, IMAGE_STREAM),
+            counter_noise(seed, epoch, pairs, input_ids.shape[1], TEXT_STREAM),
+            pairs,
+        )
+
+
+def prepare_images(pixels: Tensor, img_size: int, in_chans: int, noise: Tensor | None = None) -> Tensor:
+    """uint8 (N, 1, S, S) → normalised float (N, in_chans, img_size, img_size), the whole batch at once.
+
+    noise (N, 6) in [0, 1) augments: zoom into 80–100 % of the side, shift within it, turn by up to 5°, contrast
+    ±20 %, brightness ±10 %. Never a flip: left and right are findings.
+    """
+    x = pixels.float() / 255
+    if noise is None:
+        x = F.interpolate(x, size=(img_size, img_size), mode="bilinear", antialias=True, align_corners=False)
+    else:
+        zoom = 0.8 + 0.2 * noise[:, 0]
+        shift = (2 * noise[:, 1:3] - 1) * (1 - zoom)[:, None]  # N, 2, of half the side
+        angle = (2 * noise[:, 3] - 1) * (5 / 180 * torch.pi)
+        cos, sin = zoom * angle.cos(), zoom * angle.sin()
+        theta = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(-1, 2, 3)
+        grid = F.affine_grid(theta, (len(x), 1, img_size, img_size), align_corners=False)
+        x = F.grid_sample(x, grid, align_corners=False)
+        contrast, brightness = (0.8 + 0.4 * noise[:, 4]).view(-1, 1, 1, 1), (0.2 * noise[:, 5] - 0.1).view(-1, 1, 1, 1)
+        x = ((x - 0.5) * contrast + 0.5 + brightness).clamp(0, 1)
+    x = (x - IMAGE_MEAN) / IMAGE_STD
+    return x.expand(-1, in_chans, -1, -1)
+
+
+def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The order (n,) in which epoch `epoch` visits n pairs: a hash of (seed, epoch, pair), sorted."""
+    pairs = torch.arange(n)
+    noise = counter_noise(seed, torch.full_like(pairs, epoch), pairs, 1, ORDER_STREAM)[:, 0]
+    return noise.argsort(stable=True).numpy()
+
+
+class TrainBatches:
+    """The training batches of a run, addressed by step. Epochs follow each other without a gap: every pair is seen
+    exactly once per epoch, and a batch may end one epoch and begin the next."""
+
+    def __init__(self, data: PairData, config: TrainConfig, device: torch.device):
+        self.data, self.config, self.device = data, config, device
+        self._orders: dict[int, np.ndarray] = {}
+
+    @property
+    def total_steps(self) -> int:
+        c = self.config
+        return c.steps if c.steps is not None else max(1, round(c.epochs * len(self.data) / c.batch_size))
+
+    def epoch(self, step: int) -> float:
+        """How many times every pair has been seen after `step` steps."""
+        return step * self.config.batch_size / len(self.data)
+
+    def index(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which pairs (N,) step `step` sees, and in which epoch each of them is seen (N,)."""
+        n = len(self.data)
+        position = np.arange(step * self.config.batch_size, (step + 1) * self.config.batch_size)
+        epochs = position // n
+        self._orders = {e: self._orders[e] if e in self._orders else epoch_order(self.config.seed, int(e), n)
+                        for e in np.unique(epochs)}
+        pairs = np.array([self._orders[e][p] for e, p in zip(epochs, position % n, strict=True)])
+        return pairs, epochs
+
+    def __call__(self, start: int, stop: int) -> Iterator[list[Batch]]:
+        """The batches of steps start … stop − 1, each as `accumulation` parts, read ahead by a thread."""
+        parts = self.config.accumulation
+        for reads in _read_ahead(self._reads(start, stop, parts)):
+            yield [
+                self.data.to_device(read, index, self.device, epochs=epochs, seed=self.config.seed,
+                                    augment=self.config.augment)
+                for read, index, epochs in reads
+            ]
+
+    def _reads(self, start: int, stop: int, parts: int):
+        for step in range(start, stop):
+            index, epochs = self.index(step)
+            pieces = zip(np.array_split(index, parts), np.array_split(epochs, parts), strict=True)
+            yield [(self.data.read(i), i, e) for i, e in pieces]
+
+
+def _read_ahead(source: Iterator, depth: int = 2) -> Iterator:
+    """Run `source` in a thread, `depth` items ahead; an error there is raised here."""
+    ready: queue.Queue = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work():
+        try:
+            for item in source:
+                if not put((item, None)):
+                    return
+            put((None, StopIteration()))
+        except BaseException as error:
+            put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        stop.set()
+
+
+def table_of(data: PairData) -> pd.DataFrame:
+    """The manifest rows of the split, image paths made absolute: what a search shows."""
+    return data.table.assign(image_path=[str(data.path / p) for p in data.table["image_path"]])

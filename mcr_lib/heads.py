@@ -1,0 +1,53 @@
+"""F and the aggregation: from local features to one vector per image or report in the common space.
+
+MbA (the paper) maps every local feature and then aggregates; AbM aggregates and then maps. Both hold the same
+parameters. With a linear map and the mean they are the same function: mean(F(x)) = F(mean(x)).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .config import MCRConfig
+
+
+class Aggregation(nn.Module):
+    """Local features (N, L, D) → one feature (N, D): masked mean, maximum, or attention with one learned query."""
+
+    def __init__(self, dim: int, pooling: str):
+        super().__init__()
+        self.pooling = pooling
+        if pooling == "attention":
+            self.query = nn.Parameter(torch.zeros(dim))  # zero: starts as the mean
+
+    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
+        """x (N, L, D); present (N, L), 1 where a local feature counts, None: all do."""
+        present = x.new_ones(x.shape[:2]).bool() if present is None else present.bool()
+        if self.pooling == "max":
+            return x.masked_fill(~present[:, :, None], torch.finfo(x.dtype).min).amax(1)
+        if self.pooling == "mean":
+            weight = present.float() / present.sum(1, keepdim=True)  # N, L
+        else:
+            score = x.float() @ self.query / x.shape[2] ** 0.5
+            weight = score.masked_fill(~present, float("-inf")).softmax(dim=1)  # N, L
+        return (weight[:, None, :].to(x.dtype) @ x).squeeze(1)  # N, 1, L @ N, L, D → N, D
+
+
+class AlignmentHead(nn.Module):
+    """F_{v→s} or F_{r→s} with its aggregation, in the order `alignment` says."""
+
+    def __init__(self, dim: int, config: MCRConfig):
+        super().__init__()
+        self.alignment = config.alignment
+        if config.projection == "linear":
+            self.map = nn.Linear(dim, config.common_dim)
+        else:
+            self.map = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, config.common_dim))
+        self.aggregate = Aggregation(config.common_dim if self.alignment == "mba" else dim, config.pooling)
+
+    def forward(self, local_features: Tensor, present: Tensor | None = None) -> Tensor:
+        """f (N, L, D), present (N, L) or None → S (N, common_dim), not normalised."""
+        if self.alignment == "mba":
+            return self.aggregate(self.map(local_features), present)
+        return self.map(self.aggregate(local_features, present))

@@ -1,0 +1,151 @@
+"""What the notebooks share: checked parameters, data and runs made once and reused, figures, tables and claims that
+are kept as files beside the executed notebook. Not here: how a figure is drawn (plotting.py), the page that
+collects them (report.py).
+
+    lesson = Lesson.begin("03_training", globals())     # the cell after `parameters`
+    run = lesson.train()                                # trains MCR + MbA, or finds it trained by an earlier notebook
+    lesson.figure(fig, "losses", "The three losses while training")
+    lesson.claim("The losses fall", first > last)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from . import run_folder
+from .config import PROFILES, ConfigError, resolve
+from .modality_gap import modality_gap
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDIES = {"smoke": 240, "demo": 6000, "base": 20000}  # of the phantom, where no data are given
+_NOTEBOOK_OWN = {"In", "Out", "get_ipython", "exit", "quit", "open"}  # what IPython itself puts among the names
+
+
+class Parameters(BaseModel):
+    """The parameters of every notebook. Text from papermill's command line is turned into the right type."""
+
+    model_config = ConfigDict(extra="forbid")
+    profile: str = "smoke"
+    data: str = ""  # data set folder; empty: the phantom is generated
+    out: str = ""  # folder for everything the notebook leaves; empty: runs/<profile>. Relative to the project
+    seed: int = 0
+    device: str = "auto"
+
+
+class Lesson:
+    """One notebook's session: `name` is its file name without ending."""
+
+    def __init__(self, name: str, parameters: Parameters):
+        if parameters.profile not in PROFILES:
+            raise ConfigError(f"unknown profile {parameters.profile!r}; there are: {', '.join(PROFILES)}")
+        self.name, self.profile, self.seed = name, parameters.profile, parameters.seed
+        self.device = run_folder.pick_device(parameters.device)
+        self.out = (ROOT / (parameters.out or f"runs/{parameters.profile}")).resolve()
+        self.folder = self.out / "lessons" / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._records: list[dict] = []
+        self._given = parameters.data
+        self._keep()
+
+    @classmethod
+    def begin(cls, name: str, names: dict) -> Lesson:
+        """Check the `parameters` cell: `names` is globals() right after it. Raises ConfigError in one line for an
+        unknown name (papermill only warns) or a value that does not fit."""
+        given = {k: v for k, v in names.items() if not k.startswith("_") and k not in _NOTEBOOK_OWN
+                 and not isinstance(v, type(sys)) and k != "Lesson"}
+        try:
+            return cls(name, Parameters.model_validate(given))
+        except ValidationError as error:
+            first = error.errors()[0]
+            known = ", ".join(Parameters.model_fields)
+            key = first["loc"][0]
+            if first["type"] == "extra_forbidden":
+                raise ConfigError(f"unknown parameter {key!r}; a notebook takes: {known}") from None
+            raise ConfigError(f"parameter {key}: {first['msg']}, got {first['input']!r}") from None
+
+    @property
+    def data(self) -> Path:
+        """The data set folder: the given one, or the phantom in `out/data`, generated on first use."""
+        if self._given:
+            return (ROOT / self._given).resolve()
+        from data_prep import phantom
+
+        folder = self.out / "data"
+        if not (folder / "manifest.parquet").exists():
+            phantom.write(folder, studies=STUDIES[self.profile], seed=0)
+        return folder
+
+    def train(self, name: str = "mcr-mba", callbacks=(), **settings) -> Path:
+        """The run folder `out/name`, trained with the profile and `settings`; only if it is not there whole yet."""
+        run = self.out / name
+        if not (run / "manifest.json").exists():
+            run_folder.train(self.data, run, resolve(self.profile, {"seed": self.seed, **settings}), device=self.device,
+                             resume=(run / "config.yaml").exists(), callbacks=callbacks,
+                             command=f"notebook {self.name}")
+        return run
+
+    def features(self, run: Path, split: str = "test", masked: bool = False):
+        """(model, pairs, image_features, text_features) of a run on a split of the lesson's data."""
+        model, tokenizer = run_folder.load(run, self.device)
+        views = run_folder.read_config(run / "config.yaml").train.views
+        pairs = run_folder.PairData(self.data, split, tokenizer, model.config, views)
+        return model, pairs, *run_folder.encode(model, pairs, self.device, masked=masked)
+
+    def figure(self, figure, name: str, caption: str) -> None:
+        """Keep a matplotlib figure as PNG, for the report page; the notebook shows it anyway."""
+        path = self.folder / f"{name}.png"
+        figure.savefig(path, dpi=110, bbox_inches="tight")
+        self._keep({"kind": "figure", "name": name, "file": path.name, "caption": caption})
+
+    def table(self, table, name: str, caption: str):
+        """Keep a pandas table as CSV, for the report page, and return it so that the notebook shows it."""
+        path = self.folder / f"{name}.csv"
+        table.to_csv(path)
+        self._keep({"kind": "table", "name": name, "file": path.name, "caption": caption})
+        return table
+
+    def claim(self, sentence: str, condition: bool, *, needs: str = "smoke") -> None:
+        """A sentence of the text, checked where it is said. Raises AssertionError when it does not hold.
+
+        needs: 'demo' for what only a trained model shows; in the smoke profile it is then printed as not checked.
+        """
+        if needs != "smoke" and self.profile == "smoke":
+            print(f"○ not checked in the smoke profile: {sentence}")
+            self._keep({"kind": "claim", "sentence": sentence, "holds": None})
+            return
+        self._keep({"kind": "claim", "sentence": sentence, "holds": bool(condition)})
+        if not condition:
+            raise AssertionError(f"this run does not bear out: {sentence}")
+        print(f"✓ {sentence}")
+
+    def number(self, name: str, value: float, caption: str) -> float:
+        """Keep a single measured value for the report page."""
+        self._keep({"kind": "number", "name": name, "value": float(value), "caption": caption})
+        return value
+
+    def gap(self, run: Path, split: str = "validate") -> dict:
+        """The modality gap measures of a run on a split."""
+        _, _, image_features, text_features = self.features(run, split)
+        return modality_gap(image_features, text_features)
+
+    def _keep(self, record: dict | None = None) -> None:
+        if record:
+            self._records.append(record)
+        (self.folder / "records.json").write_text(json.dumps(self._records, indent=1))
+
+
+def collected(out: Path) -> dict[str, list[dict]]:
+    """notebook name → its records, in order, for every notebook that left some under `out`."""
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(Path(out).glob("lessons/*/records.json"))}
+
+
+def environment() -> dict:
+    """What this machine has: for the first notebook and the report page."""
+    about = run_folder.provenance()
+    return {**about["versions"], "CPU cores": about["hardware"]["cpus"], "GPU": about["hardware"]["gpu"] or "none",
+            "torch threads": torch.get_num_threads()}

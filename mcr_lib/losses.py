@@ -1,0 +1,54 @@
+"""The three losses: L_vrc (contrastive), L_mim (image reconstruction), L_mrm (report reconstruction).
+
+Pure functions of tensors. The paper's equations are not public; what is assumed here is listed in paper.py.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def contrastive_loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor) -> Tensor:
+    """L_vrc: symmetric InfoNCE (van den Oord 2018; CLIP). Pair n is the only positive of image n and report n.
+
+    image_features, text_features (N, D) unit vectors; logit_scale a scalar, 1 / temperature. Returns a scalar ≥ 0;
+    log N is what a model that knows nothing gets.
+    """
+    logits_per_image = logit_scale * image_features @ text_features.T  # N, N
+    target = torch.arange(len(logits_per_image), device=logits_per_image.device)
+    return (F.cross_entropy(logits_per_image, target) + F.cross_entropy(logits_per_image.T, target)) / 2
+
+
+def image_reconstruction_loss(predicted: Tensor, patches: Tensor, mask: Tensor, norm_pix: bool = True) -> Tensor:
+    """L_mim: mean squared error over the removed patches only (He et al. 2022).
+
+    predicted, patches (N, L, P·P·C); mask (N, L), 1 = removed. With norm_pix each target patch is brought to mean 0
+    and variance 1 first, so predicting a flat patch costs 1. Returns a scalar ≥ 0; 0 if nothing is removed.
+    """
+    patches = _at_least_float32(patches)
+    target = normalise_patches(patches) if norm_pix else patches
+    error = (_at_least_float32(predicted) - target).square().mean(dim=2)  # N, L
+    return (error * mask).sum() / mask.sum().clamp(min=1)
+
+
+def normalise_patches(patches: Tensor) -> Tensor:
+    """Each patch (last axis) to mean 0 and variance 1, with He et al.'s 1e-6 under the root."""
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return (patches - mean) / (variance + 1e-6).sqrt()
+
+
+def text_reconstruction_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """L_mrm: cross-entropy of the masked words. logits (N, M, vocab), labels (N, M), −100 = not scored.
+
+    Returns a scalar ≥ 0, the mean over scored tokens; 0 if there is none.
+    """
+    logits = _at_least_float32(logits)
+    total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+    return total / (labels != -100).sum().clamp(min=1)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    """Autocast hands over bf16: losses are summed in float32, or float64 where the input is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,108 @@
+"""MCR, the whole model: reads as the paper's Fig. 2. All arms of the study are this one class; an arm is two
+config keys. Touches no file, device, clock or random state: the noise that masks comes in the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import MCRConfig
+from .heads import AlignmentHead
+from .losses import contrastive_loss, image_reconstruction_loss, text_reconstruction_loss
+from .masking import mask_report, random_masking
+from .text import ReportDecoder, ReportEncoder
+from .vision import ImageDecoder, ImageEncoder, patchify
+
+
+@dataclass
+class Batch:
+    """N image–report pairs, and the noise in [0, 1) that decides what of them is masked."""
+
+    images: Tensor  # N, C, H, W, normalised
+    input_ids: Tensor  # N, T
+    attention_mask: Tensor  # N, T
+    image_noise: Tensor  # N, L
+    text_noise: Tensor  # N, T
+    pairs: Tensor | None = None  # N, rows of the data set; the model does not read them
+
+
+@dataclass
+class MCROutput:
+    """What one forward pass gives. Losses are already weighted: the total is the sum of the `*_loss` fields."""
+
+    image_features: Tensor  # S^v: N, common_dim, unit vectors
+    text_features: Tensor  # S^r: N, common_dim, unit vectors
+    logit_scale: Tensor  # 1 / temperature
+    contrastive_loss: Tensor  # L_vrc
+    image_reconstruction_loss: Tensor | None = None  # L_mim
+    text_reconstruction_loss: Tensor | None = None  # L_mrm
+
+
+class MCR(nn.Module):
+    """Masked Contrastive Reconstruction (Wei, Jin, Zhou 2023, Fig. 1b and 2) and the arms it is compared with."""
+
+    def __init__(self, config: MCRConfig):
+        super().__init__()
+        self.config = config
+        # what all arms share is built first: with the same seed they start from the same weights
+        self.image_encoder = ImageEncoder(config)  # E_v
+        self.report_encoder = ReportEncoder(config)  # E_r
+        self.image_head = AlignmentHead(config.embed_dim, config)  # F_{v→s} and aggregation
+        self.report_head = AlignmentHead(config.text_embed_dim, config)  # F_{r→s} and aggregation
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
+        if config.reconstructs:
+            self.image_decoder = ImageDecoder(config)  # D_v
+            self.report_decoder = ReportDecoder(config)  # D_r
+
+    def forward(self, batch: Batch) -> MCROutput:
+        """One pass of whichever arm the config names."""
+        config = self.config
+        f_v = f_r = None
+        if config.contrast_is_masked or config.reconstructs:
+            ids_keep, ids_restore, mask = random_masking(batch.image_noise, config.mask_ratio)
+            masked_ids, positions, labels = self.mask_report(batch)
+            f_v = self.image_encoder(batch.images, ids_keep)  # N, L_keep, D
+            f_r = self.report_encoder(masked_ids, batch.attention_mask)  # N, T, D
+
+        if config.contrast_is_masked:  # Fig. 1b: the masked features are the only input of every task
+            image_features = self._to_common(self.image_head, f_v)
+            text_features = self._to_common(self.report_head, f_r, batch.attention_mask)
+        else:  # Fig. 1a: a second stream, of whole images and whole reports, for the contrastive task
+            image_features = self.encode_image(batch.images)
+            text_features = self.encode_text(batch.input_ids, batch.attention_mask)
+        logit_scale = self.log_scale.exp().clamp(max=100)
+        consistency = contrastive_loss(image_features, text_features, logit_scale)
+        output = MCROutput(image_features, text_features, logit_scale, config.contrastive_weight * consistency)
+
+        if config.reconstructs:
+            predicted = self.image_decoder(f_v, ids_restore)  # N, L, P·P·C
+            patches = patchify(batch.images, config.patch_size)
+            words = self.report_decoder(f_r, batch.attention_mask, positions)  # N, M, vocab
+            image_loss = image_reconstruction_loss(predicted, patches, mask, config.norm_pix)
+            output.image_reconstruction_loss = config.image_reconstruction_weight * image_loss
+            text_loss = text_reconstruction_loss(words, labels)
+            output.text_reconstruction_loss = config.text_reconstruction_weight * text_loss
+        return output
+
+    def encode_image(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """images (N, C, H, W) normalised, whole unless ids_keep (N, L_keep) is given → S^v (N, common_dim), unit."""
+        return self._to_common(self.image_head, self.image_encoder(images, ids_keep))
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """input_ids, attention_mask (N, T) → S^r (N, common_dim), unit vectors."""
+        return self._to_common(self.report_head, self.report_encoder(input_ids, attention_mask), attention_mask)
+
+    def mask_report(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The batch's reports with a share of their tokens masked; see `masking.mask_report`."""
+        c = self.config
+        return mask_report(batch.input_ids, batch.attention_mask, batch.text_noise, c.mlm_probability,
+                           c.mask_token_id, c.special_token_ids)
+
+    @staticmethod
+    def _to_common(head: AlignmentHead, local_features: Tensor, present: Tensor | None = None) -> Tensor:
+        return F.normalize(head(local_features, present).float(), dim=-1)

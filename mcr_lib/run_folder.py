@@ -1,0 +1,263 @@
+"""A run from data set folder to run folder: train, load, encode, evaluate, index. The command line and the
+notebooks call these few functions; the model, the loop and the measurement stand in their own files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+from torch import Tensor
+from tqdm import tqdm
+
+from data_prep import folder as data_folder
+from data_prep import images
+
+from . import checkpoint, retrieval
+from .config import ConfigError, RunConfig, read_config
+from .data import PairData, TrainBatches, prepare_images, store_size, table_of
+from .masking import random_masking
+from .modality_gap import modality_gap
+from .model import MCR
+from .tokenizer import load_tokenizer, tokenize, train_tokenizer, vocabulary_sha256
+from .trainer import Trainer
+
+
+class RunError(RuntimeError):
+    """A run folder that is missing, taken, or does not fit; the message is one readable line."""
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """'auto' is CUDA where there is one, else the CPU. Raises RunError for a device this machine lacks."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        raise RunError(f"device {name!r} is not to be had here: {str(error).splitlines()[0]}") from None
+
+
+def train(data: Path, run: Path, config: RunConfig, *, resume: bool = False, device: torch.device,
+          callbacks: Iterable[Callable] = (), command: str | None = None) -> Trainer:
+    """Train a model on the `train` split of a data set folder and leave a run folder (contract: README, "Run folder").
+
+    With `resume`, go on from the newest whole checkpoint; the configuration must be the one of the run.
+    """
+    data, run = Path(data), Path(run)
+    table = data_folder.read(data)
+    if resume:
+        if not (run / "config.yaml").exists():
+            raise RunError(f"{run}: nothing to resume, there is no config.yaml; train without --resume first")
+        config = _same_config(read_config(run / "config.yaml"), config)
+        tokenizer = load_tokenizer(run / "tokenizer")
+    else:
+        if (run / "config.yaml").exists():
+            raise RunError(f"{run}: holds a run already; add --resume to go on with it, or name another --run")
+        tokenizer = _make_tokenizer(config, table, run / "tokenizer")
+        config = _with_vocabulary(config, tokenizer)
+        (run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    pairs = PairData(data, "train", tokenizer, config.model, config.train.views)
+    torch.manual_seed(config.train.seed)
+    model = MCR(config.model)
+    if config.model.image_weights and not resume:
+        model.image_encoder.load_weights(config.model.image_weights)
+    if config.model.text_weights and not resume:
+        model.report_encoder.load_weights(config.model.text_weights)
+    trainer = Trainer(model, TrainBatches(pairs, config.train, device), config.train, run=run, device=device,
+                      callbacks=callbacks)
+    if resume:
+        for line in trainer.resume():
+            print(line)
+        print(f"resumed at step {trainer.step}")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    trainer.fit()
+    manifest = provenance(command) | {
+        "profile": config.profile, "seed": config.train.seed, "data": describe_data(data),
+        "vocabulary_sha256": vocabulary_sha256(tokenizer), "weights_sha256": weights_sha256(run),
+        "parameters": sum(p.numel() for p in model.parameters()), "training_pairs": len(pairs),
+        "steps": trainer.step, "training_seconds": round(trainer.seconds, 3), "peak_memory_bytes": peak_memory(device),
+        "precision": str(trainer.autocast_dtype or torch.float32).removeprefix("torch."),
+    }
+    write_json(run / "manifest.json", manifest)
+    return trainer
+
+
+def load(run: Path | str, device: torch.device | str = "cpu"):
+    """A trained model in evaluation mode and its tokenizer, from a run folder. Raises RunError, CheckpointError."""
+    run = Path(run)
+    if not (run / "config.yaml").exists():
+        raise RunError(f"{run}: no run here (no config.yaml): python -m mcr_lib train --data DIR --run {run}")
+    config = read_config(run / "config.yaml")
+    tokenizer = load_tokenizer(run / "tokenizer")
+    path, _, skipped = checkpoint.newest(run / "checkpoints")
+    for line in skipped:
+        print(line)
+    model = MCR(config.model)
+    checkpoint.load_model(path, model)
+    return model.to(device).eval(), tokenizer
+
+
+@torch.inference_mode()
+def encode(model: MCR, pairs: PairData, device: torch.device, *, masked: bool = False,
+           batch_size: int = 128) -> tuple[Tensor, Tensor]:
+    """Both features of every pair of a split: unit vectors (N, common_dim), in the order of its rows, on the CPU.
+
+    masked: encode what training would have seen (the same mask rates, epoch 0) instead of whole images and reports.
+    """
+    model.eval()
+    image_features, text_features = [], []
+    steps = range(0, len(pairs), batch_size)
+    for start in tqdm(steps, desc="encode", unit="batch", file=sys.stdout, leave=False,
+                      mininterval=0.5 if sys.stdout.isatty() else 10):
+        index = torch.arange(start, min(start + batch_size, len(pairs))).numpy()
+        batch = pairs.batch(index, device)
+        ids_keep, input_ids = None, batch.input_ids
+        if masked:
+            ids_keep, _, _ = random_masking(batch.image_noise, model.config.mask_ratio)
+            input_ids, _, _ = model.mask_report(batch)
+        image_features.append(model.encode_image(batch.images, ids_keep).cpu())
+        text_features.append(model.encode_text(input_ids, batch.attention_mask).cpu())
+    return torch.cat(image_features), torch.cat(text_features)
+
+
+def evaluate(run: Path, data: Path, *, split: str = "test", protocols: Iterable[str] = ("text-identical",),
+             device: torch.device, masked: bool = False, command: str | None = None) -> dict:
+    """Measure a run on a split under named protocols; the result is also left in the run folder's metrics.json."""
+    unknown = set(protocols) - set(retrieval.PROTOCOLS)
+    if unknown:
+        raise RunError(f"unknown protocol {min(unknown)!r}; there are: {', '.join(retrieval.PROTOCOLS)}")
+    model, tokenizer = load(run, device)
+    config = read_config(Path(run) / "config.yaml")
+    pairs = PairData(data, split, tokenizer, model.config, config.train.views)
+    image_features, text_features = encode(model, pairs, device, masked=masked)
+    table = pairs.table
+    result = {
+        "run": Path(run).name, "split": split, "input": "masked" if masked else "unmasked",
+        "data": describe_data(data), "weights_sha256": weights_sha256(run),
+        "modality_gap": modality_gap(image_features, text_features),
+        "protocols": {
+            protocol: retrieval.evaluate(
+                image_features, text_features, texts=table["report"].tolist(), labels=table["labels"].tolist(),
+                clusters=table["patient_id"].tolist(), protocol=protocol)
+            for protocol in protocols
+        },
+    } | provenance(command)
+    write_json(Path(run) / "metrics.json", result)
+    return result
+
+
+def build_index(run: Path, data: Path, *, split: str | None = None, device: torch.device) -> retrieval.Index:
+    """The search index of a data set (one split, or None for all), kept in the run folder and reused while both the
+    weights and the data are the same."""
+    run = Path(run)
+    about = {"weights": weights_sha256(run), "data": describe_data(data)["sha256"], "split": split}
+    where = run / "index" / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    if where.exists():
+        return retrieval.Index.load(where)
+    model, tokenizer = load(run, device)
+    views = read_config(run / "config.yaml").train.views
+    splits = [split] if split else sorted(data_folder.read(data)["split"].unique())
+    parts = [PairData(data, s, tokenizer, model.config, views) for s in splits]
+    features = [encode(model, part, device) for part in parts]
+    index = retrieval.Index(torch.cat([f[0] for f in features]), torch.cat([f[1] for f in features]),
+                            pd.concat([table_of(p) for p in parts], ignore_index=True), about["weights"])
+    index.save(where)
+    return index
+
+
+@torch.inference_mode()
+def encode_query(model: MCR, tokenizer, *, text: str | None = None, image: Path | None = None) -> Tensor:
+    """One sentence or one image file → a unit vector (common_dim,). Raises data_prep's ImageError for a bad image."""
+    device = next(model.parameters()).device
+    if image is not None:
+        pixels = images.letterbox(images.read_gray(Path(image)), store_size(model.config.img_size))
+        x = prepare_images(torch.from_numpy(pixels)[None, None], model.config.img_size, model.config.in_chans)
+        return model.encode_image(x.to(device))[0].cpu()
+    if not text or not text.strip():
+        raise RunError("the query is empty; write a few words of a report")
+    input_ids = torch.from_numpy(tokenize(tokenizer, [text], model.config.max_text_length)[0])[None].to(device)
+    return model.encode_text(input_ids, torch.ones_like(input_ids))[0].cpu()
+
+
+def weights_sha256(run: Path) -> str:
+    """SHA-256 of the newest checkpoint's weights: the model's name in indexes and result files."""
+    path, _, _ = checkpoint.newest(Path(run) / "checkpoints")
+    with (path / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_data(data: Path) -> dict:
+    """Name, whether it is synthetic, and SHA-256 of a data set folder: what a result file says of its data."""
+    about = data_folder.read_json(Path(data) / "dataset.json")
+    return {key: about[key] for key in ("name", "synthetic", "text_policy", "sha256")}
+
+
+def provenance(command: str | None = None) -> dict:
+    """What a result file must say about where it came from: command, commit, versions, hardware, time."""
+    root = Path(__file__).parent.parent
+    git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=root,
+                         capture_output=True, text=True)
+    packages = ("torch", "torchvision", "timm", "transformers", "tokenizers", "numpy")
+    return {
+        "command": command, "commit": git.stdout.strip() or None,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "hardware": {"cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(),
+                     "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
+    }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: CUDA's allocator peak, or on the CPU the most this process was ever resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write JSON beside and rename, so that a reader never sees half of it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
+
+
+def _make_tokenizer(config: RunConfig, table, where: Path):
+    if config.model.text_weights:
+        tokenizer = load_tokenizer(config.model.text_weights)
+        tokenizer.save_pretrained(where)
+        return tokenizer
+    reports = table.loc[table["split"] == "train", "report"]
+    return train_tokenizer(reports, config.model.vocab_size, where)
+
+
+def _with_vocabulary(config: RunConfig, tokenizer) -> RunConfig:
+    special = tuple(sorted(set(tokenizer.all_special_ids), key=lambda i: (i != tokenizer.pad_token_id, i)))
+    model = config.model.model_copy(update={
+        "vocab_size": len(tokenizer), "special_token_ids": special, "mask_token_id": tokenizer.mask_token_id})
+    return config.model_copy(update={"model": model})
+
+
+def _same_config(stored: RunConfig, asked: RunConfig) -> RunConfig:
+    """The stored configuration, unless what is asked for differs from it in anything but the vocabulary."""
+    for part in ("model", "train"):
+        a, b = getattr(stored, part).model_dump(), getattr(asked, part).model_dump()
+        for key in a.keys() - {"vocab_size", "special_token_ids", "mask_token_id"}:
+            if a[key] != b[key]:
+                raise ConfigError(f"--resume: this run was started with {key}={a[key]!r}, now it is {b[key]!r}; "
+                                  "resume with the same settings, or start another run")
+    return stored

@@ -1,0 +1,85 @@
+"""The tokenizer: WordPiece trained on the training reports, or the one beside pretrained text weights.
+
+Not here: the encoder. Training is deterministic (the same reports give the same vocabulary), and a loaded
+tokenizer is checked to know its words: a wrong vocabulary otherwise turns every report into [UNK] in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from tokenizers import BertWordPieceTokenizer
+from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerFast
+
+from .config import ConfigError
+
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def train_tokenizer(reports: Iterable[str], vocab_size: int, folder: Path) -> PreTrainedTokenizerFast:
+    """Train a lower-case WordPiece vocabulary of at most vocab_size tokens and leave it as folder/vocab.txt.
+
+    Handing the trainer the sorted continuation characters makes it deterministic (tokenizers issue 1794).
+    """
+    reports = sorted(set(reports))
+    characters = sorted({c for report in reports for c in report.lower() if not c.isspace()})
+    wordpiece = BertWordPieceTokenizer(lowercase=True)
+    wordpiece.train_from_iterator(
+        reports, vocab_size=vocab_size, show_progress=False,
+        special_tokens=SPECIAL_TOKENS + ["##" + c for c in characters],
+    )
+    words = sorted(wordpiece.get_vocab().items(), key=lambda item: item[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word, _ in words), encoding="utf-8")
+    tokenizer = BertTokenizerFast.from_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if len(tokenizer) != len(words):
+        raise ConfigError(f"tokenizer: wrote {len(words)} tokens to {folder}, read back {len(tokenizer)}")
+    return tokenizer
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a run folder, a local transformers folder or a hub name.
+
+    Raises ConfigError if it cannot be had or knows next to no words.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source))
+    except Exception as error:
+        raise ConfigError(f"tokenizer: {str(source)!r} cannot be loaded ({type(error).__name__}); give a local folder "
+                          "with vocab.txt or tokenizer.json, or a hub name with network") from error
+    if tokenizer.mask_token_id is None or len(tokenizer) < 64:
+        raise ConfigError(f"tokenizer: {str(source)!r} has {len(tokenizer)} tokens and mask token "
+                          f"{tokenizer.mask_token!r}; a BERT vocabulary is needed")
+    return tokenizer
+
+
+def vocabulary_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
+    words = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    return hashlib.sha256("\n".join(word for word, _ in words).encode()).hexdigest()
+
+
+def tokenize(tokenizer: PreTrainedTokenizerFast, reports: list[str], max_length: int) -> list[np.ndarray]:
+    """Reports → int64 id arrays with [CLS] and [SEP], cut to max_length.
+
+    Raises ConfigError if more than a tenth of the tokens is unknown: the tokenizer is not one for these reports.
+    """
+    ids = [np.array(i, dtype=np.int64) for i in tokenizer(reports, truncation=True, max_length=max_length)["input_ids"]]
+    total = sum(len(i) - 2 for i in ids)
+    unknown = sum(int((i == tokenizer.unk_token_id).sum()) for i in ids)
+    if unknown > 0.1 * total:
+        raise ConfigError(f"tokenizer: {unknown} of {total} tokens are unknown; it does not fit these reports")
+    return ids
+
+
+def pad(ids: list[np.ndarray], pad_token_id: int, multiple: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Id arrays → input_ids, attention_mask (N, T), T the longest in the batch rounded up to `multiple`."""
+    T = -(-max(len(i) for i in ids) // multiple) * multiple
+    input_ids = np.full((len(ids), T), pad_token_id, dtype=np.int64)
+    for row, i in zip(input_ids, ids, strict=True):
+        row[: len(i)] = i
+    lengths = np.array([len(i) for i in ids])
+    return input_ids, (np.arange(T) < lengths[:, None]).astype(np.int64)

@@ -1,0 +1,109 @@
+"""E_v, the image encoder, and D_v, the image decoder. Not here: which patches are removed (masking.py), the
+loss on what D_v predicts (losses.py).
+
+The encoder is a timm vision transformer, weights and blocks; all we add is that it can be shown some patches only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from .config import ConfigError, MCRConfig
+
+
+class ImageEncoder(nn.Module):
+    """A timm ViT that encodes visible patches only (He et al. 2022). Output: local features f^v, one per patch."""
+
+    def __init__(self, config: MCRConfig):
+        super().__init__()
+        self.vit = VisionTransformer(
+            img_size=config.img_size, patch_size=config.patch_size, in_chans=config.in_chans, num_classes=0,
+            global_pool="", embed_dim=config.embed_dim, depth=config.depth, num_heads=config.num_heads,
+            mlp_ratio=config.mlp_ratio, proj_drop_rate=config.dropout,
+        )
+
+    def forward(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """images (N, C, H, W) normalised; ids_keep (N, L_keep) or None for all patches → (N, L_keep, D)."""
+        x = self.vit._pos_embed(self.vit.patch_embed(images))  # N, C, H, W → N, 1+L, D
+        if ids_keep is not None:
+            cls_token, patches = x[:, :1], x[:, 1:]
+            patches = patches.gather(1, ids_keep[:, :, None].expand(-1, -1, x.shape[2]))  # N, L, D → N, L_keep, D
+            x = torch.cat([cls_token, patches], dim=1)
+        x = self.vit.norm(self.vit.blocks(self.vit.norm_pre(x)))
+        return x[:, 1:]  # the class token took part, but only patches are local features
+
+    def load_weights(self, source: str) -> None:
+        """Start from a timm model name, a folder with model.safetensors, or a .safetensors file.
+
+        RGB patch embeddings are summed for one-channel input and position embeddings resized, by timm itself.
+        Raises ConfigError when the weights cannot be had or do not fit.
+        """
+        path = Path(source)
+        path = path / "model.safetensors" if path.is_dir() else path
+        try:
+            if path.suffix == ".safetensors" or path.exists():
+                state = load_file(path)
+            else:
+                state = timm.create_model(source, pretrained=True, num_classes=0).state_dict()
+        except Exception as error:
+            raise ConfigError(f"image_weights: {source!r} cannot be loaded ({type(error).__name__}); give a local "
+                              "folder with model.safetensors, or a timm model name with network") from error
+        from timm.models.vision_transformer import checkpoint_filter_fn
+
+        state = {k.removeprefix("module."): v for k, v in state.items() if not k.startswith(("head", "fc_norm"))}
+        state = checkpoint_filter_fn(state, self.vit)
+        weight = "patch_embed.proj.weight"
+        if weight in state and state[weight].shape[1] == 3 and self.vit.patch_embed.proj.in_channels == 1:
+            state[weight] = state[weight].sum(1, keepdim=True)
+        try:
+            self.vit.load_state_dict(state)
+        except RuntimeError as error:
+            raise ConfigError(f"image_weights: {source!r} does not fit this image encoder: "
+                              f"{' '.join(str(error).split())[:300]}") from None
+
+
+class ImageDecoder(nn.Module):
+    """D_v: from the visible patches' f^v and mask tokens to the pixels of every patch (He et al. 2022, Fig. 1)."""
+
+    def __init__(self, config: MCRConfig):
+        super().__init__()
+        D = config.decoder_embed_dim
+        self.embed = nn.Linear(config.embed_dim, D)
+        self.mask_token = nn.Parameter(torch.randn(1, 1, D) * 0.02)
+        self.pos_embed = nn.Parameter(torch.randn(1, config.num_patches, D) * 0.02)
+        self.blocks = nn.Sequential(
+            *[Block(D, config.decoder_num_heads, config.mlp_ratio, qkv_bias=True) for _ in range(config.decoder_depth)]
+        )
+        self.norm = nn.LayerNorm(D)
+        self.predict = nn.Linear(D, config.patch_size**2 * config.in_chans)
+
+    def forward(self, f_v: Tensor, ids_restore: Tensor) -> Tensor:
+        """f_v (N, L_keep, D_encoder), ids_restore (N, L) → predicted pixels (N, L, P·P·C)."""
+        x = self.embed(f_v)  # N, L_keep, D
+        N, L_keep, D = x.shape
+        L = ids_restore.shape[1]
+        removed = self.mask_token.to(x.dtype).expand(N, L - L_keep, -1)
+        x = torch.cat([x, removed], dim=1).gather(1, ids_restore[:, :, None].expand(-1, -1, D))  # N, L, D
+        return self.predict(self.norm(self.blocks(x + self.pos_embed)))
+
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """(N, C, H, W) → (N, L, P·P·C), patches in reading order, pixels of a patch row by row, channels last."""
+    N, C, H, W = images.shape
+    P = patch_size
+    x = images.reshape(N, C, H // P, P, W // P, P)
+    return x.permute(0, 2, 4, 3, 5, 1).reshape(N, (H // P) * (W // P), P * P * C)
+
+
+def unpatchify(patches: Tensor, patch_size: int, in_chans: int = 1) -> Tensor:
+    """(N, L, P·P·C) → (N, C, H, W) for square images; undoes `patchify`."""
+    N, L, _ = patches.shape
+    P, side = patch_size, int(L**0.5)
+    x = patches.reshape(N, side, side, P, P, in_chans)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(N, in_chans, side * P, side * P)

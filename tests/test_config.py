@@ -1,0 +1,48 @@
+"""Settings: what is unknown or does not fit is one line."""
+
+import pytest
+
+from mcr_lib.config import PROFILES, ConfigError, parse_settings, read_config, resolve
+from mcr_lib.paper import CHOICES, markdown
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_profiles_resolve_and_survive_a_round_trip(profile, tmp_path):
+    import yaml
+
+    config = resolve(profile)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({"framwork": "mcr"}, "did you mean 'framework'"),
+    ({"framework": "three-stream"}, "model.framework"),
+    ({"mask_ratio": 1.5}, "model.mask_ratio"),
+    ({"embed_dim": 100}, "not a multiple"),
+    ({"learning_rate": "fast"}, "train.learning_rate"),
+    ({"compile": "perhaps"}, "train.compile"),
+])
+def test_what_does_not_fit_is_one_line(settings, words):
+    with pytest.raises(ConfigError, match=words) as error:
+        resolve("demo", settings)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_from_the_command_line():
+    config = resolve("smoke", parse_settings(["learning_rate=3e-4", "compile=false", "steps=5", "alignment=abm"]))
+    assert config.train.learning_rate == 3e-4 and config.train.compile is False
+    assert config.train.steps == 5 and config.model.alignment == "abm"
+    with pytest.raises(ConfigError, match="key=value"):
+        parse_settings(["steps"])
+    with pytest.raises(ConfigError, match="there are: smoke, demo, base"):
+        resolve("huge")
+
+
+def test_every_choice_names_real_keys():
+    config = resolve("base")
+    known = set(config.model.model_dump()) | set(config.train.model_dump())
+    for choice in CHOICES:
+        for key in choice.keys:
+            assert key in known or key in ("text policy", "evaluation input", "protocol"), key
+    assert markdown().count("\n| ") > 20

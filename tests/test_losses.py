@@ -1,0 +1,62 @@
+"""The three losses: float64 gradients, brute-force values, edge cases."""
+
+import math
+
+import pytest
+import torch
+
+from mcr_lib.losses import contrastive_loss, image_reconstruction_loss, text_reconstruction_loss
+
+
+def unit(n, d, seed):
+    g = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(n, d, dtype=torch.float64, generator=g), dim=1)
+
+
+def test_contrastive_gradient_in_float64():
+    i, t = unit(5, 4, 0).requires_grad_(), unit(5, 4, 1).requires_grad_()
+    scale = torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(contrastive_loss, (i, t, scale))
+
+
+@pytest.mark.parametrize("norm_pix", [True, False])
+def test_image_reconstruction_value_and_gradient_in_float64(norm_pix):
+    g = torch.Generator().manual_seed(0)
+    predicted = torch.randn(2, 3, 4, dtype=torch.float64, generator=g, requires_grad=True)
+    patches = torch.randn(2, 3, 4, dtype=torch.float64, generator=g)
+    mask = torch.tensor([[1.0, 0, 1], [0, 1, 1]], dtype=torch.float64)
+    total = 0.0
+    for n, l in ((0, 0), (0, 2), (1, 1), (1, 2)):
+        target = patches[n, l]
+        if norm_pix:
+            target = (target - target.mean()) / (target.var() + 1e-6).sqrt()
+        total += (predicted[n, l] - target).square().mean() / 4
+    torch.testing.assert_close(image_reconstruction_loss(predicted, patches, mask, norm_pix), total)
+    assert torch.autograd.gradcheck(lambda p: image_reconstruction_loss(p, patches, mask, norm_pix), predicted)
+
+
+def test_text_reconstruction_value_and_gradient_in_float64():
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 5, dtype=torch.float64, generator=g, requires_grad=True)
+    labels = torch.tensor([[1, -100, 3], [4, 0, -100]])
+    picked = [logits[n, m].log_softmax(0)[labels[n, m]] for n in range(2) for m in range(3) if labels[n, m] >= 0]
+    torch.testing.assert_close(text_reconstruction_loss(logits, labels), -sum(picked) / 4)
+    assert torch.autograd.gradcheck(lambda x: text_reconstruction_loss(x, labels), logits)
+
+
+def test_a_model_that_knows_nothing_pays_log_n():
+    same = torch.ones(13, 8) / 8**0.5
+    assert contrastive_loss(same, same, torch.tensor(10.0)).item() == pytest.approx(math.log(13))
+
+
+def test_only_removed_patches_are_scored():
+    patches = torch.randn(1, 4, 6)
+    predicted = patches.clone()
+    predicted[0, 1] += 9  # a visible patch, wrong on purpose
+    mask = torch.tensor([[1.0, 0, 1, 1]])
+    assert image_reconstruction_loss(predicted, patches, mask, norm_pix=False) == 0
+
+
+def test_nothing_masked_costs_nothing():
+    assert image_reconstruction_loss(torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.zeros(2, 3)) == 0
+    assert text_reconstruction_loss(torch.randn(2, 3, 5), torch.full((2, 3), -100)) == 0

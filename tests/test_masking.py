@@ -1,0 +1,80 @@
+"""Masking: exact counts, independence of process and padding, specials never touched."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcr_lib.masking import IMAGE_STREAM, TEXT_STREAM, counter_noise, mask_report, random_masking
+
+SPECIAL = (0, 1, 2, 3, 4)  # pad unk cls sep mask
+GOLDEN = [9969921 / 2**24, 6172377 / 2**24, 4818670 / 2**24]  # the same everywhere, or no run could be resumed
+
+
+def noise(n, length, seed=0, epoch=0, stream=IMAGE_STREAM):
+    return counter_noise(seed, torch.full((n,), epoch), torch.arange(n), length, stream)
+
+
+@settings(max_examples=60, deadline=None)
+@given(L=st.integers(1, 200), ratio=st.floats(0, 0.99), seed=st.integers(0, 2**31 - 1))
+def test_exactly_the_rounded_share_of_patches_is_removed(L, ratio, seed):
+    ids_keep, ids_restore, mask = random_masking(noise(5, L, seed), ratio)
+    removed = min(L - 1, round(L * ratio))
+    assert (mask.sum(1) == removed).all() and ids_keep.shape == (5, L - removed)
+    assert (mask.gather(1, ids_keep) == 0).all()
+    # ids_restore puts [kept, removed] back into reading order
+    positions = torch.arange(L).expand(5, L)
+    shuffled = torch.cat([ids_keep, positions[mask.bool()].view(5, removed)], dim=1)
+    assert (shuffled.gather(1, ids_restore) == positions).all()
+
+
+def test_a_hundred_tokens_at_ninety_percent_keep_ten():
+    assert random_masking(noise(2, 100), 0.9)[0].shape[1] == 10  # int(100 * (1 - 0.9)) would be 9
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6), ratio=st.floats(0, 0.99),
+       seed=st.integers(0, 1000))
+def test_reports_are_masked_by_exact_counts_and_never_on_special_tokens(lengths, ratio, seed):
+    T = max(lengths) + 2
+    ids = torch.zeros(len(lengths), T, dtype=torch.long)
+    for row, n in zip(ids, lengths, strict=True):
+        row[: n + 2] = torch.tensor([2, *range(5, 5 + n), 3])
+    attention = (ids != 0).long()
+    masked, positions, labels = mask_report(ids, attention, noise(len(lengths), T, seed, stream=TEXT_STREAM), ratio,
+                                            4, SPECIAL)
+    for i, n in enumerate(lengths):
+        count = int((torch.tensor(float(n)) * ratio).round())
+        assert (masked[i] == 4).sum() == (labels[i] != -100).sum() == count
+        scored = labels[i] != -100
+        assert (ids[i, positions[i][scored]] == labels[i][scored]).all()
+        assert (masked[i, positions[i][scored]] == 4).all()
+    changed = masked != ids
+    assert not (changed & torch.isin(ids, torch.tensor(SPECIAL))).any()
+
+
+def test_more_padding_leaves_the_masked_words_alone():
+    ids = torch.tensor([[2, *range(5, 25), 3]])
+    wide = torch.cat([ids, torch.zeros(1, 30, dtype=torch.long)], dim=1)
+    short = mask_report(ids, (ids != 0).long(), noise(1, 22), 0.25, 4, SPECIAL)[0]
+    long = mask_report(wide, (wide != 0).long(), noise(1, 52), 0.25, 4, SPECIAL)[0]
+    assert torch.equal(short, long[:, :22])
+
+
+def test_noise_is_a_pure_function_of_seed_epoch_and_pair():
+    everyone = counter_noise(7, torch.full((8,), 3), torch.arange(8), 50, IMAGE_STREAM)
+    some = counter_noise(7, torch.tensor([3, 3]), torch.tensor([6, 2]), 20, IMAGE_STREAM)
+    assert torch.equal(some, everyone[[6, 2], :20])
+    for other in (noise(8, 50, 8, 3), noise(8, 50, 7, 4), noise(8, 50, 7, 3, TEXT_STREAM)):
+        assert not torch.isclose(other, everyone).all(1).any()
+    golden = counter_noise(1, torch.tensor([0]), torch.tensor([0]), 3, IMAGE_STREAM)[0]
+    assert torch.equal(golden, torch.tensor(GOLDEN)), golden.tolist()
+
+
+def test_noise_is_uniform_and_uncorrelated():
+    x = noise(2000, 64).double()
+    assert abs(x.mean() - 0.5) < 0.003 and abs(x.var() - 1 / 12) < 0.002
+    assert 0 <= x.min() and x.max() < 1
+    across_pairs, across_positions = torch.corrcoef(x[:50]), torch.corrcoef(x.T)
+    for correlation, n in ((across_pairs, 64), (across_positions, 2000)):
+        off = correlation[~torch.eye(len(correlation), dtype=torch.bool)]
+        assert off.abs().max() < 5.5 / n**0.5

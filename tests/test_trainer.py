@@ -1,0 +1,241 @@
+"""The loop, the batches and the checkpoints: resuming equals not having stopped; nothing is lost or half-written."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mcr_lib import checkpoint, run_folder
+from mcr_lib.config import ConfigError, TrainConfig, resolve
+from mcr_lib.data import TrainBatches, epoch_order, prepare_images
+from mcr_lib.trainer import Trainer, TrainingStopped, learning_rate
+
+CPU = torch.device("cpu")
+FAST = dict(steps=12, checkpoint_every=4, log_every=2, precision="fp32", batch_size=16)
+
+
+def final_weights(run):
+    return load_file(checkpoint.newest(run / "checkpoints")[0] / "model.safetensors")
+
+
+def assert_same_weights(a, b):
+    a, b = final_weights(a), final_weights(b)
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+def test_losses_fall_and_the_run_folder_is_complete(smoke_run):
+    log = [json.loads(line) for line in (smoke_run / "metrics.jsonl").read_text().splitlines()]
+    for name in ("contrastive_loss", "image_reconstruction_loss", "text_reconstruction_loss"):
+        assert log[-1][name] < log[0][name], name
+    manifest = json.loads((smoke_run / "manifest.json").read_text())
+    for key in ("commit", "versions", "hardware", "seed", "weights_sha256", "vocabulary_sha256", "training_seconds",
+                "peak_memory_bytes", "data", "command"):
+        assert manifest[key] is not None, key
+    assert {p.name for p in smoke_run.iterdir()} >= {"config.yaml", "manifest.json", "metrics.jsonl", "checkpoints",
+                                                     "tokenizer"}
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(step):
+    def callback(trainer, record):
+        if trainer.step >= step:
+            raise Stop
+    return callback
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_killed_and_resumed_ends_with_the_same_weights(phantom, tmp_path, accumulation):
+    config = resolve("smoke", FAST | {"accumulation": accumulation})
+    run_folder.train(phantom, tmp_path / "whole", config, device=CPU)
+    for last in (6, 10):  # die twice, each time some steps after a checkpoint
+        with pytest.raises(Stop):
+            run_folder.train(phantom, tmp_path / "cut", config, device=CPU, resume=last == 10,
+                             callbacks=[stop_at(last)])
+        torch.rand(7)  # whatever else the process drew in between
+    run_folder.train(phantom, tmp_path / "cut", config, device=CPU, resume=True)
+    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+    logs = [[json.loads(line) for line in (tmp_path / r / "metrics.jsonl").read_text().splitlines()]
+            for r in ("whole", "cut")]
+    assert [r["step"] for r in logs[0]] == [r["step"] for r in logs[1]]
+    assert [r["loss"] for r in logs[0]] == [r["loss"] for r in logs[1]]
+
+
+def test_resume_refuses_other_settings_and_a_taken_folder(phantom, smoke_run):
+    with pytest.raises(ConfigError, match="batch_size=32, now it is 8"):
+        run_folder.train(phantom, smoke_run, resolve("smoke", {"batch_size": 8}), device=CPU, resume=True)
+    with pytest.raises(run_folder.RunError, match="--resume"):
+        run_folder.train(phantom, smoke_run, resolve("smoke"), device=CPU)
+
+
+def test_a_signal_saves_and_says_how_to_go_on(phantom, tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "mcr_lib", "train", "--data", str(phantom), "--run", str(run),
+               "--profile", "smoke", "--set", "steps=4000", "--set", "checkpoint_every=4000"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 60
+    while not ((run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text()) and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1 and "SIGTERM" in error and "--resume" in error and "Traceback" not in error
+    assert len(error.strip().splitlines()) == 1
+    path, state, _ = checkpoint.newest(run / "checkpoints")
+    assert 0 < state["step"] < 4000 and (path / "model.safetensors").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_pairs(phantom, tmp_path):
+    with pytest.raises(TrainingStopped, match="not_finite.json"):
+        run_folder.train(phantom, tmp_path / "r", resolve("smoke", FAST | {"learning_rate": 1e20, "steps": 30}),
+                         device=CPU)
+    assert len(json.loads((tmp_path / "r" / "not_finite.json").read_text())["pairs"]) == 16
+
+
+def test_damaged_newest_checkpoint_is_skipped_with_a_word(phantom, tmp_path):
+    run = tmp_path / "run"
+    run_folder.train(phantom, run, resolve("smoke", FAST), device=CPU)
+    weights = sorted((run / "checkpoints").glob("step-*"))[-1] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    path, state, skipped = checkpoint.newest(run / "checkpoints")
+    assert state["step"] == 8 and len(skipped) == 1 and "bytes" in skipped[0]
+
+
+def test_full_disk_is_one_line_and_the_last_checkpoint_stays(smoke_run, tmp_path, monkeypatch):
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    checkpoint.save(tmp_path, 1, model, optimizer, {})
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(checkpoint.CheckpointError, match="No space left on device"):
+        checkpoint.save(tmp_path, 2, model, optimizer, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_checkpoint_of_another_configuration_is_refused_in_words(smoke_run):
+    path, _, _ = checkpoint.newest(smoke_run / "checkpoints")
+    with pytest.raises(checkpoint.CheckpointError, match="another configuration"):
+        checkpoint.load_model(path, torch.nn.Linear(2, 2))
+
+
+class CountingData:
+    """Stands in for PairData where only the order matters."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __len__(self):
+        return self.n
+
+
+def test_every_pair_is_seen_exactly_once_per_epoch():
+    n, batches = 53, TrainBatches(CountingData(53), TrainConfig(batch_size=10, epochs=7, seed=3), CPU)
+    seen = {}
+    for step in range(53 * 7 // 10 + 1):
+        pairs, epochs = batches.index(step)
+        for pair, epoch in zip(pairs, epochs, strict=True):
+            seen.setdefault(int(epoch), []).append(int(pair))
+    for epoch in range(7):
+        assert sorted(seen[epoch]) == list(range(n))
+    assert seen[0] != seen[1]
+    fresh = TrainBatches(CountingData(53), TrainConfig(batch_size=10, epochs=7, seed=3), CPU)
+    assert np.array_equal(fresh.index(17)[0], batches.index(17)[0])  # no state: step 17 can be asked for first
+
+
+def test_epoch_order_depends_on_seed_and_epoch_only():
+    assert sorted(epoch_order(1, 0, 1000)) == list(range(1000))
+    assert not np.array_equal(epoch_order(1, 0, 1000), epoch_order(1, 1, 1000))
+    assert not np.array_equal(epoch_order(1, 0, 1000), epoch_order(2, 0, 1000))
+
+
+def test_an_error_while_reading_reaches_the_user(phantom, tmp_path, monkeypatch):
+    from mcr_lib.data import PairData
+
+    def broken(*_args):
+        raise OSError("the disk went away")
+
+    monkeypatch.setattr(PairData, "read", broken)
+    with pytest.raises(OSError, match="went away"):
+        run_folder.train(phantom, tmp_path / "r", resolve("smoke", FAST), device=CPU)
+    assert threading.active_count() < 20
+
+
+def test_augmentation_is_per_image_and_never_flips():
+    pixels = torch.zeros(4, 1, 64, 64, dtype=torch.uint8)
+    pixels[:, :, :, :20] = 200  # bright on the left
+    noise = torch.rand(4, 6)
+    images = prepare_images(pixels, 56, 1, noise)
+    assert images.shape == (4, 1, 56, 56)
+    assert (images[..., :10].mean((1, 2, 3)) > images[..., -10:].mean((1, 2, 3)) + 1).all()
+    assert not torch.allclose(images[0], images[1])
+    torch.testing.assert_close(prepare_images(pixels[1:2], 56, 1, noise[1:2])[0], images[1])
+
+
+def test_plain_images_are_normalised_and_grey_weights_see_three_channels():
+    pixels = torch.full((2, 1, 64, 64), 255, dtype=torch.uint8)
+    assert prepare_images(pixels, 32, 1).unique().tolist() == [2.0]
+    assert prepare_images(pixels, 32, 3).shape == (2, 3, 32, 32)
+
+
+def test_learning_rate_warms_up_and_falls_to_zero():
+    config = TrainConfig(warmup=0.1, learning_rate=1.0)
+    rates = [learning_rate(step, 100, config) for step in range(101)]
+    assert rates[0] == 0.1 and max(rates) == rates[9] == 1.0 and rates[100] == pytest.approx(0)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_trainer_takes_any_model_with_loss_fields(tmp_path):
+    """A regression that has never heard of MCR; two tasks as two fields."""
+    from dataclasses import dataclass
+
+    @dataclass
+    class Output:
+        first_loss: torch.Tensor
+        second_loss: torch.Tensor
+        note: str = "not a loss"
+
+    @dataclass
+    class Part:
+        x: torch.Tensor
+        pairs: None = None
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.zeros(3))
+
+        def forward(self, part):
+            return Output((part.x @ self.w - 1).square().mean(), self.w.square().mean() * 0)
+
+    class Batches:
+        total_steps = 60
+
+        def epoch(self, step):
+            return step / 60
+
+        def __call__(self, start, stop):
+            for _ in range(start, stop):
+                yield [Part(torch.eye(3))]
+
+    seen = []
+    config = TrainConfig(learning_rate=0.1, precision="fp32", weight_decay=0, log_every=10)
+    trainer = Trainer(Model(), Batches(), config, run=tmp_path, device=CPU, callbacks=[lambda t, r: seen.append(r)])
+    trainer.fit()
+    assert [r["step"] for r in seen] == [10, 20, 30, 40, 50, 60]
+    assert trainer.log[-1]["first_loss"] < 0.05 and math.isfinite(trainer.log[-1]["grad_norm"])
+    assert os.listdir(tmp_path / "checkpoints") == ["step-00000060"]
