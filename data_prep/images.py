@@ -27,14 +27,14 @@ class ImageError(Exception):
 
 
 def read_gray(path, short_side: int | None = None) -> Image.Image:
-    """The image as mode L. With `short_side`, a JPEG is decoded no larger than needed for it."""
+    """The image as mode L. With `short_side`, a JPEG may be decoded smaller, at no less than twice that."""
     path = Path(path)
     try:
         if _is_dicom(path):
             return Image.fromarray(_dicom_pixels(path))
         with Image.open(path) as image:
             if short_side:
-                scale = short_side / min(image.size)
+                scale = 2 * short_side / min(image.size)
                 image.draft("L", (round(image.width * scale), round(image.height * scale)))
             if image.mode in DEEP_MODES:
                 return Image.fromarray(to_8bit(np.asarray(image)))

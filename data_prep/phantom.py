@@ -183,9 +183,12 @@ CENTRE_ZONE = {"upper": (0.20, 0.31), "middle": (0.42, 0.56), "lower": (0.68, 0.
 # ---------------------------------------------------------------------------------------------- who, and what
 
 def _patient(seed: int, index: int) -> tuple[int, str]:
-    """Patient number and split of a study. Four neighbouring studies share their patients; of ten such groups one
-    is the test, one the validation set. So shares are close for any number of studies."""
-    group, place = divmod(index, 4)
+    """Patient number and split of a study.
+
+    Patients have their studies within a group of four; of ten groups one is for the test, one for validation. So
+    the shares are close to 80/10/10 for any number of studies, and no study's split depends on that number.
+    """
+    group = index // 4
     first = group * 4
     for size in Draw(seed, GROUPING, group).weighted(STUDIES_OF_PATIENTS):
         if index < first + size:
@@ -224,7 +227,8 @@ def _fits(new: Finding, others: list[Finding]) -> bool:
             (old.zone == new.zone and old.zone in LUNG_ZONES)
             or (old.label in BASAL and (new.zone == "lower" or new.label in BASAL))
             or (new.label in BASAL and old.zone == "lower")
-            or (old.label in CHEST_WALL and new.label in CHEST_WALL)
+            or (old.label in CHEST_WALL and (new.zone == "upper" or new.label in CHEST_WALL))
+            or (new.label in CHEST_WALL and old.zone == "upper")
             or ("pneumothorax" in labels and ("pleural_effusion" in labels or "mass" in labels))
         ):
             return False
@@ -678,7 +682,7 @@ def _calcified_granuloma(canvas: Canvas, finding: Finding, draw: Draw) -> None:
 
 def _pleural_effusion(canvas: Canvas, finding: Finding, draw: Draw) -> None:
     for sign in _signs(finding):
-        level = 0.955 - 0.62 * finding.amount + draw.uniform(-0.02, 0.02)
+        level = 0.93 - 0.60 * finding.amount + draw.uniform(-0.02, 0.02)
         meniscus = level + 0.16 * _smooth((0.92 - canvas.p) * 1.7)
         fluid = _smooth((canvas.v - meniscus) * 12.0) * canvas.side(sign)
         canvas.attenuation += fluid * canvas.lung * 0.42 - _heart(canvas)
@@ -805,8 +809,9 @@ PAINTERS = {
 def _expose(canvas: Canvas, draw: Draw) -> np.ndarray:
     """Gray levels (H, W) uint8: film curve, side marker, collimation, noise."""
     body, noise = canvas.body, draw.grid(canvas.body.height, WIDTH)
-    dense = np.maximum(canvas.attenuation + canvas.marks * canvas.lung, 0.015) * (body.exposure * (1.0 - 0.13 * body.fat))
-    gray = dense / (dense + body.film) * (245.0 * (1.05 + body.film))
+    dense = np.maximum(canvas.attenuation + canvas.marks * canvas.lung, 0.015)
+    dense = dense * (body.exposure * (1.0 - 0.13 * body.fat))
+    gray = dense / (dense + body.film) * (232.0 * (1.0 + body.film))
     gray = np.minimum(gray, 252.0) + noise * body.noise
     x, y = int(WIDTH * draw.uniform(0.90, 0.95)), int(10 + 14 * draw.uniform())
     gray[y:y + 9, x:x + 2] = gray[y + 7:y + 9, x:x + 6] = 250.0                     # the letter L

@@ -18,7 +18,7 @@ STOCK_NORMAL = 0.5            # share of normal studies with one of the stock re
 NO_FINDINGS_SECTION = 0.12    # share of reports that are an impression only
 ATTRIBUTE_OMITTED = 0.07      # chance, per finding, that side, zone or size goes unsaid
 INCIDENTAL_MENTIONED = 0.6    # chance that a visible incidental is mentioned
-DEIDENTIFIED = 0.35           # share of reports with words replaced by XXXX
+DEIDENTIFIED = 0.5            # share of reports in which some words may be replaced by XXXX
 STYLES = {"terse": 0.25, "standard": 0.5, "wordy": 0.25}
 LONGEST = 105                 # words
 
@@ -45,7 +45,8 @@ WORDS = {   # how an attribute may be said
     "displaced": "[displaced|displaced|acute displaced]", "single": "", "multiple": "[multiple|several]",
     "single-lead": "[single-lead|single lead|single-chamber]", "dual-lead": "[dual-lead|dual lead|dual-chamber]",
     "upper": "upper [lobe|lobe|lung|lung zone]", "middle": "[mid lung|mid lung zone|middle lobe|midlung]",
-    "left middle": "[mid lung|mid lung zone|lingula|midlung]", "lower": "[lower lobe|lower lobe|lung base|lower lung|base]",
+    "left middle": "[mid lung|mid lung zone|lingula|midlung]",
+    "lower": "[lower lobe|lower lobe|lung base|lower lung|base]",
 }
 
 # label: (sentences of the findings section, phrases of the impression)
@@ -216,6 +217,7 @@ INCIDENTAL = {
 }
 
 # (what is denied or called normal, the labels and incidentals beside which it would be untrue)
+ACUTE = ("edema", "consolidation", "mass", "nodule", "pleural_effusion", "pneumothorax", "atelectasis")
 OPACITIES = ("consolidation", "edema", "mass", "atelectasis")
 LUNG = (*OPACITIES, "nodule", "fibrosis", "calcified_granuloma", "emphysema")
 NEGATIVES = (
@@ -223,7 +225,8 @@ NEGATIVES = (
     ("[pleural effusion|pleural effusion|effusion|large pleural effusion]", ("pleural_effusion",)),
     ("[focal consolidation|focal airspace disease|focal airspace opacity|focal infiltrate]", OPACITIES),
     ("[pulmonary edema|overt edema|vascular congestion]", ("edema",)),
-    ("[suspicious nodule|pulmonary nodule or mass|suspicious pulmonary mass]", ("nodule", "mass", "calcified_granuloma")),
+    ("[suspicious nodule|pulmonary nodule or mass|suspicious pulmonary mass]",
+     ("nodule", "mass", "calcified_granuloma")),
     ("[acute bony abnormality|acute osseous abnormality|displaced rib fracture]", ("rib_fracture",)),
 )
 NORMAL = (
@@ -243,9 +246,11 @@ NORMAL = (
     ("[Trachea is midline|The trachea is midline].",
      ("rotated_left", "rotated_right", "scoliosis", "endotracheal_tube")),
 )
-TECHNIQUE = "[Frontal|Single frontal|One frontal] [view|radiograph|image] of the chest [is|was] [submitted|obtained|reviewed]."
-NOTHING_ACUTE = "No [acute|acute or active] [cardiopulmonary|cardiopulmonary|intrathoracic|pulmonary] [abnormality|process|disease|findings]"
-MAY_BE_REMOVED = ("silhouette", "contours", "structures", "vascularity", "evidence", "stable", "noted", "present", "visualized",
+TECHNIQUE = ("[Frontal|Single frontal|One frontal] [view|radiograph|image] of the chest [is|was] "
+             "[submitted|obtained|reviewed].")
+NOTHING_ACUTE = ("No [acute|acute or active] [cardiopulmonary|cardiopulmonary|intrathoracic|pulmonary] "
+                 "[abnormality|process|disease|findings]")
+MAY_BE_REMOVED = ("silhouette", "contours", "structures", "vascularity", "evidence", "noted", "present", "visualized",
                   "pulmonary", "osseous", "bony", "seen", "unremarkable")
 
 
@@ -290,7 +295,8 @@ def _slots(draw: Draw, finding: Finding) -> dict[str, str]:
         lobe = {"upper": "upper", "middle": "mid", "lower": "lower"}.get(zone, "") 
     where = f"{side} {lobe}"
     if side == "bilateral":
-        where = {"lower": "[both lung bases|both lower lobes|the lung bases]", "middle": "both mid lungs"}.get(zone, "both lungs")
+        where = {"lower": "[both lung bases|both lower lobes|the lung bases]",
+                 "middle": "both mid lungs"}.get(zone, "both lungs")
     amount = "" if steps.endswith(("mm", "cm")) else WORDS.get(steps, "")
     if finding.label == "rib_fracture" and finding.size == "multiple":
         amount = f"[multiple|several] {amount}"
@@ -310,7 +316,8 @@ def _slots(draw: Draw, finding: Finding) -> dict[str, str]:
                   "mid": "[in good position above the carina|in the mid trachea|4 cm above the carina]",
                   "low": "[low, at the carina|just above the carina|low, near the carina]"}.get(zone, ""),
         "end": {"stomach": "[in the stomach|below the diaphragm|in the gastric body]",
-                "esophagus": "[in the distal esophagus|above the diaphragm in the esophagus|in the esophagus]"}.get(zone, ""),
+                "esophagus": "[in the distal esophagus|above the diaphragm in the esophagus|in the esophagus]",
+                }.get(zone, ""),
         "line": {"jugular": "[internal jugular catheter|IJ catheter|jugular central line]",
                  "subclavian": "[subclavian catheter|subclavian central line|subclavian line]",
                  "picc": "[PICC|PICC line|PICC catheter]"}.get(zone, ""),
@@ -321,7 +328,8 @@ def _negative(draw: Draw, absent: list[str], count: int) -> str:
     """One sentence that denies `count` of the absent things."""
     named = [_say(draw, item) for item in draw.shuffled(absent)[:count]]
     named = [item[0].lower() + item[1:] for item in named]
-    listed = named[0] if len(named) == 1 else ", ".join(named[:-1]) + draw.choice((" or ", ", or ") if len(named) > 2 else (" or ",)) + named[-1]
+    last = draw.choice((" or ", ", or ")) if len(named) > 2 else " or "
+    listed = last.join(filter(None, (", ".join(named[:-1]), named[-1])))
     return _say(draw, f"[No|There is no|No evidence of|Negative for|No visible|There is no evidence of] {listed}.")
 
 
@@ -337,7 +345,9 @@ def _impression(draw: Draw, phrases: list[str], acute: bool) -> str:
 
 def _deidentify(draw: Draw, text: str) -> str:
     """Some harmless words replaced by XXXX, as automatic de-identification does."""
-    return re.sub(r"[a-zA-Z]+", lambda match: "XXXX" if match[0] in MAY_BE_REMOVED and draw.chance(0.3) else match[0], text)
+    def word(match):
+        return "XXXX" if match[0] in MAY_BE_REMOVED and draw.chance(0.35) else match[0]
+    return re.sub(r"[a-zA-Z]+", word, text)
 
 
 def write_report(draw: Draw, findings: list[Finding], incidental: tuple[str, ...]) -> tuple[str, str]:
@@ -364,17 +374,15 @@ def write_report(draw: Draw, findings: list[Finding], incidental: tuple[str, ...
         extra.insert(0, _say(draw, TECHNIQUE))
     said = [f for f in order if f.label in ACUTE or draw.chance(0.5)]
     phrases = [_say(draw, _pick(draw, TEMPLATES[f.label][1]), slots[f.label]) for f in said]
-    impression = _impression(draw, phrases, any(f.label in ACUTE for f in findings))
+    acute = any(finding.label in ACUTE for finding in findings)
+    impression = _impression(draw, phrases, acute)
 
     while len(" ".join([*body, *extra, impression]).split()) > LONGEST and extra:
         extra.pop()
     sentences = [*extra, *body] if draw.chance(0.35) else [*body, *extra]
     text = " ".join(sentences)
     if draw.chance(NO_FINDINGS_SECTION):
-        text, impression = "", text if any(f.label in ACUTE for f in findings) else f"{text} {_say(draw, NOTHING_ACUTE)}."
+        text, impression = "", text if acute else f"{text} {_say(draw, NOTHING_ACUTE)}."
     if draw.chance(DEIDENTIFIED):
         text, impression = _deidentify(draw, text), _deidentify(draw, impression)
     return text, impression
-
-
-ACUTE = ("edema", "consolidation", "mass", "nodule", "pleural_effusion", "pneumothorax", "atelectasis")

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
+UsageError = typer.BadParameter.__base__  # what typer raises for wrong use, whichever click it was built with
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
                   help="Masked Contrastive Reconstruction: train, evaluate, search.", no_args_is_help=True)
 
@@ -69,7 +69,7 @@ def search(
     from . import run_folder
 
     if (text is None) == (image is None):
-        raise click.UsageError("give either --text or --image")
+        raise UsageError("give either --text or --image")
     device = run_folder.pick_device(device)
     model, tokenizer = run_folder.load(run, device)
     query = run_folder.encode_query(model, tokenizer, text=text, image=image)
@@ -115,12 +115,10 @@ def main() -> int:
     try:
         status = app(standalone_mode=False)
         return status if isinstance(status, int) else 0
-    except click.exceptions.Exit as end:
-        return end.exit_code
-    except click.ClickException as error:
+    except UsageError as error:
         return _fail(error.format_message())
-    except click.Abort:
-        return _fail("interrupted")
+    except typer.Abort:
+        return _fail("interrupted", 130)
     except Exception as error:
         from data_prep.folder import DataError
         from data_prep.images import ImageError

@@ -48,7 +48,8 @@ class PairData:
         self.pad_token_id = tokenizer.pad_token_id
         self.ids = tokenize(tokenizer, self.table["report"].tolist(), model.max_text_length)
         size = store_size(model.img_size)
-        pack.pack(self.path, size)  # returns at once if it is there
+        few = len(table) < 20_000  # some seconds for one process, and no start-up cost or guard in the user's script
+        pack.pack(self.path, size, processes=1 if few else None)  # returns at once if it is there
         self.pixels = pack.open_store(self.path, size)
 
     def __len__(self) -> int:

@@ -55,9 +55,11 @@ class Lesson:
     @classmethod
     def begin(cls, name: str, names: dict) -> Lesson:
         """Check the `parameters` cell: `names` is globals() right after it. Raises ConfigError in one line for an
-        unknown name (papermill only warns) or a value that does not fit."""
+        unknown name (papermill only warns) or a value that does not fit. Where the cell is run a second time, by
+        hand, the names that later cells made are passed over."""
+        again = any(isinstance(value, cls) for value in names.values())
         given = {k: v for k, v in names.items() if not k.startswith("_") and k not in _NOTEBOOK_OWN
-                 and not isinstance(v, type(sys)) and k != "Lesson"}
+                 and not isinstance(v, type(sys)) and k != "Lesson" and (k in Parameters.model_fields or not again)}
         try:
             return cls(name, Parameters.model_validate(given))
         except ValidationError as error:
@@ -96,11 +98,12 @@ class Lesson:
         pairs = run_folder.PairData(self.data, split, tokenizer, model.config, views)
         return model, pairs, *run_folder.encode(model, pairs, self.device, masked=masked)
 
-    def figure(self, figure, name: str, caption: str) -> None:
-        """Keep a matplotlib figure as PNG, for the report page; the notebook shows it anyway."""
+    def figure(self, figure, name: str, caption: str):
+        """Keep a matplotlib figure as PNG, for the report page, and return it so that the notebook shows it."""
         path = self.folder / f"{name}.png"
         figure.savefig(path, dpi=110, bbox_inches="tight")
         self._keep({"kind": "figure", "name": name, "file": path.name, "caption": caption})
+        return figure
 
     def table(self, table, name: str, caption: str):
         """Keep a pandas table as CSV, for the report page, and return it so that the notebook shows it."""
@@ -142,6 +145,13 @@ class Lesson:
 def collected(out: Path) -> dict[str, list[dict]]:
     """notebook name → its records, in order, for every notebook that left some under `out`."""
     return {path.parent.name: json.loads(path.read_text()) for path in sorted(Path(out).glob("lessons/*/records.json"))}
+
+
+def interactive() -> bool:
+    """Whether a person sits before the running notebook; False in batch (papermill, nbconvert) and outside Jupyter."""
+    from IPython import get_ipython
+
+    return bool(getattr(getattr(get_ipython(), "kernel", None), "_allow_stdin", False))
 
 
 def environment() -> dict:

@@ -25,7 +25,7 @@ def _unit(name: str, features: Tensor) -> Tensor:
 
 def _unit_pairs(image_features: Tensor, text_features: Tensor) -> tuple[Tensor, Tensor]:
     if image_features.shape != text_features.shape:
-        raise ValueError(f"one row per pair: images {[*image_features.shape]}, texts {[*text_features.shape]}")
+        raise ValueError(f"not one row per pair: {[*image_features.shape]} and {[*text_features.shape]}")
     return _unit("image_features", image_features), _unit("text_features", text_features)
 
 
@@ -111,7 +111,7 @@ def modality_gap(image_features: Tensor, text_features: Tensor) -> dict[str, flo
 
 @dataclass(frozen=True)
 class Projection:
-    """Points in the plane: images, texts (n, 2); rows (n,), the pairs shown; explained variance (PCA), 0–1."""
+    """Points in the plane: images, texts (n, 2); rows (n,), the pairs shown; explained variance (PCA)."""
     images: np.ndarray
     texts: np.ndarray
     rows: np.ndarray

@@ -29,7 +29,7 @@ from torch import Tensor
 PROTOCOLS = ("text-identical", "exact", "label-match")
 KS = (1, 5, 10)
 TIE = 1e-9           # two normalised scores that agree to this are equal
-TIE_RULE = "pessimistic: an irrelevant item that scores like a relevant one (to nine decimals) ranks before it"
+TIE_RULE = "pessimistic: an irrelevant item that scores like a relevant one (nine decimals) ranks before it"
 
 
 def check_features(name: str, features: Tensor, unit: bool = True) -> Tensor:
@@ -148,7 +148,7 @@ class QueryRanks:
 
 
 def merge_texts(texts: list[str]) -> tuple[Tensor, Tensor]:
-    """Number the distinct reports, spaces and case aside: text_id (N,) in 0..M−1, first (M,) their first row."""
+    """Number the distinct reports, spaces and case aside: text_id (N,) in 0..M−1, first rows (M,)."""
     keys = pd.Series([" ".join(text.casefold().split()) for text in texts])
     if empty := int((keys == "").sum()):
         raise ValueError(f"{empty} of {len(keys)} reports are empty")
@@ -200,7 +200,7 @@ def query_ranks(image_features: Tensor, text_features: Tensor, *, texts: list[st
 
 
 def _medians(values: Tensor, weights: Tensor) -> Tensor:
-    """Medians of values (V,) under weights (B, V) -> (B,); the middle of two where half falls between them."""
+    """Medians of values (V,) under weights (B, V) -> (B,); the mean of two where half falls between."""
     values, order = values.sort()
     cumulative = weights[:, order].cumsum(dim=1)
     half = cumulative[:, -1:] / 2
@@ -253,7 +253,7 @@ def chance(results: dict[str, QueryRanks]) -> dict[str, float]:
         distinct, count = m.unique(return_counts=True)
         drawn = torch.arange(size).double()
         above = ((size - distinct[:, None] - drawn) / (size - drawn)).clamp(min=0)
-        above = above.cumprod(dim=1)                                                       # (U, G) P(rank > r)
+        above = above.cumprod(dim=1)                                              # (U, G) P(rank > r)
         above = (count / count.sum()).double() @ above                                     # (G,), r = 1..G
         for k in KS:
             table[f"{direction}_R@{k}"] = 100 * (1 - float(above[min(k, size) - 1]))
@@ -301,7 +301,7 @@ def evaluate(image_features: Tensor, text_features: Tensor, *, texts: list[str],
     results = query_ranks(image_features, text_features, texts=texts, labels=labels, protocol=protocol)
     forward, backward = results["image_to_text"], results["text_to_image"]
     kept = forward.query_of_pair >= 0
-    cluster_of_pair, names = pd.factorize(pd.Series(clusters, dtype=object).where(kept.numpy()))    # −1: out
+    cluster_of_pair, names = pd.factorize(pd.Series(clusters, dtype=object).where(kept.numpy()))  # −1: out
     cluster_of_pair = torch.from_numpy(cluster_of_pair)
     ones = {direction: torch.ones(1, len(result.rows)).double() for direction, result in results.items()}
     metrics = {name: float(value) for name, value in summarise(results, ones).items()}
@@ -324,7 +324,7 @@ HIT_COLUMNS = ("pair_id", "patient_id", "image_path", "report", "labels", "split
 
 @dataclass(frozen=True)
 class Hit:
-    """One search result: rank from 1, score = cosine (−1 … 1), row in the index, the pair's manifest entries."""
+    """One search result: rank from 1, score = cosine (−1 … 1), row in the index, manifest entries."""
     rank: int
     score: float
     row: int
@@ -403,7 +403,7 @@ class Index:
         return hits if query_feature.ndim == 2 else hits[0]
 
     def save(self, path: str | Path) -> None:
-        """Write the folder `path`: features.safetensors, table.parquet, index.json, each renamed into place."""
+        """Write the folder `path`: features.safetensors, table.parquet, index.json, by renaming."""
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         about = {"model_hash": self.model_hash, "pairs": len(self), "width": self.features["texts"].shape[1]}

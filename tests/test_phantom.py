@@ -1,0 +1,181 @@
+"""The synthetic data set: the same everywhere, and the text says what the picture shows."""
+
+import hashlib
+import io
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from data_prep import phantom, phantom_report
+
+ZONE_WORDS = {"upper": "upper", "middle": "mid|lingula", "lower": "lower|base"}
+GOLDEN = {   # (seed, index): SHA-256 of pixels and text
+    (0, 0): "3ac209bed24df2c3",
+    (0, 7): "f883be880d23a9aa",
+    (0, 31): "a510873a099a20c6",
+    (1, 3): "c1d5fb11fc155080",
+    (1099511627776, 1999): "bc8f38880ffd0426",
+}
+
+
+def study_hash(study: phantom.PhantomStudy) -> str:
+    text = json.dumps([study.findings, study.impression, study.labels, study.patient_id, study.split])
+    return hashlib.sha256(study.pixels.tobytes() + text.encode()).hexdigest()[:16]
+
+
+@pytest.fixture(scope="module")
+def texts():
+    """(findings, report) of 1,000 studies, without drawing them."""
+    rows = []
+    for index in range(1000):
+        found = phantom.make_findings(0, index)
+        draw = phantom.Draw(0, phantom.REPORT, index)
+        rows.append((found, phantom_report.write_report(draw, found, phantom._body(0, index).incidental)))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The same twelve studies written by one and by two processes."""
+    folders = [tmp_path_factory.mktemp("phantom") / name for name in ("one", "two")]
+    for processes, folder in enumerate(folders, 1):
+        phantom.write(folder, studies=12, seed=3, processes=processes)
+    return folders
+
+
+def test_bytes_do_not_depend_on_the_number_of_processes(written):
+    one, two = ({path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+                for folder in written)
+    assert one == two and len(one) == 12 + 5
+
+
+def test_a_study_does_not_depend_on_how_many_there_are(written, tmp_path):
+    phantom.write(tmp_path / "five", studies=5, seed=3, processes=1)
+    five, twelve = (pd.read_parquet(folder / "manifest.parquet") for folder in (tmp_path / "five", written[0]))
+    pd.testing.assert_frame_equal(five, twelve.head(5))
+    for path in five.image_path:
+        assert (tmp_path / "five" / path).read_bytes() == (written[0] / path).read_bytes()
+
+
+def test_running_again_keeps_what_is_there_and_repairs_what_is_not(written):
+    kept, lost = written[0] / "images/ph000001.png", written[0] / "images/ph000002.png"
+    before, content = kept.stat().st_mtime_ns, lost.read_bytes()
+    lost.unlink()
+    phantom.write(written[0], studies=12, seed=3, processes=1)
+    assert lost.read_bytes() == content and kept.stat().st_mtime_ns == before
+    again = lost.stat().st_mtime_ns
+    phantom.write(written[0], studies=12, seed=3, processes=1)
+    assert lost.stat().st_mtime_ns == again
+
+
+@pytest.mark.parametrize("seed, index", GOLDEN)
+def test_golden_studies(seed, index):
+    assert study_hash(phantom.make_study(seed, index)) == GOLDEN[seed, index], "raise GENERATOR_VERSION if meant"
+
+
+def test_png_is_read_back_as_the_same_pixels():
+    pixels = phantom.make_study(0, 1).pixels
+    image = Image.open(io.BytesIO(phantom.png_bytes(pixels)))
+    assert image.mode == "L" and np.array_equal(np.asarray(image), pixels)
+    assert pixels.dtype == np.uint8 and pixels.shape[1] == 256 and 224 <= pixels.shape[0] <= 304
+
+
+@pytest.mark.parametrize("label", phantom.KINDS)
+def test_a_finding_is_inside_its_box_and_only_there(label):
+    """Against the same study without the finding: differs clearly inside the box, hardly outside."""
+    indices = [i for i in range(500) if label in [finding.label for finding in phantom.make_findings(0, i)]]
+    assert len(indices) >= 8
+    for index in indices[:3]:
+        found = phantom.make_findings(0, index)
+        pixels, boxes = phantom.draw_findings(0, index, found)
+        without, _ = phantom.draw_findings(0, index, [finding for finding in found if finding.label != label])
+        box = next(box for box in boxes if box.label == label)
+        assert 0 <= box.x0 < box.x1 <= 1 and 0 <= box.y0 < box.y1 <= 1
+        difference = np.abs(pixels.astype(int) - without)
+        height, width = pixels.shape
+        inside = np.zeros(pixels.shape, bool)
+        inside[round(box.y0 * height):round(box.y1 * height), round(box.x0 * width):round(box.x1 * width)] = True
+        assert np.count_nonzero(difference[inside] > 12) >= 10
+        assert np.count_nonzero(difference[~inside] > 12) <= 0.02 * np.count_nonzero(difference[inside] > 12) + 4
+        if box.side in ("left", "right") and label != "central_line":
+            assert ((box.x0 + box.x1) / 2 > 0.5) == (box.side == "left"), (index, box)
+
+
+def test_words_agree_with_side_zone_and_size(texts):
+    """The only sided finding of a study: its own side is said, the other is not; so for zone and size."""
+    said = {"side": [], "zone": [], "size": []}
+    for found, (findings, impression) in texts:
+        report = re.sub(r"[^.]*rotated[^.]*\.|right ventric\w+", "", f"{findings} {impression}").lower()
+        sides = {finding.side for finding in found} - {""}
+        zones = {finding.zone for finding in found} & set(ZONE_WORDS)
+        for side in sides if len(sides) == 1 else ():
+            other = {"left": "right", "right": "left"}.get(side, "left|right")
+            assert not re.search(rf"\b({other})\b", report), report
+            words = "bilateral|both|hila|lung bases" if side == "bilateral" else rf"\b{side}\b|scoliosis"
+            said["side"].append(bool(re.search(words, report)))
+        lesions = {finding.label for finding in found} <= {"nodule", "mass", "consolidation"}
+        for zone in zones if len(zones) == 1 and lesions else ():
+            others = "|".join(words for name, words in ZONE_WORDS.items() if name != zone)
+            assert not re.search(rf"\b({others})[^.]*(lung|lobe|zone|base|lingula)", report), report
+            said["zone"].append(bool(re.search(ZONE_WORDS[zone], report)))
+        said["size"] += [finding.size in report for finding in found if finding.size.endswith(("mm", "cm"))]
+    for attribute, hits in said.items():
+        assert len(hits) > 50 and sum(hits) >= 0.8 * len(hits), attribute
+
+
+def test_a_report_denies_nothing_that_is_there(texts):
+    words = {"pneumothorax": "pneumothora", "pleural_effusion": "effusion", "consolidation": "consolidation|airspace",
+             "edema": "edema", "nodule": "nodule", "mass": "mass"}
+    for found, sections in texts:
+        denied = " ".join(re.findall(r"(?:No |no |Negative for)[^.]*\.", " ".join(sections)))
+        for finding in found:
+            if finding.label in words:
+                assert not re.search(words[finding.label], denied), (finding, denied)
+
+
+def test_text_is_whole_and_of_the_right_length(texts):
+    lengths = []
+    for found, (findings, impression) in texts:
+        report = f"{findings} {impression}"
+        assert not re.search(r"[\[\]{}|~]| [.,]|\.\.|  |\ba [aeio]", report.strip()), report
+        assert impression and (not found or len(report.split()) >= 6)
+        lengths.append(len(report.split()))
+    assert max(lengths) <= 110 and 25 <= np.median(lengths) <= 60
+    assert 0.05 < np.mean([not sections[0] for _, sections in texts]) < 0.25
+    assert 0.15 < np.mean(["XXXX" in " ".join(sections) for _, sections in texts]) < 0.6
+
+
+def test_only_normal_reports_are_repeated(texts):
+    abnormal = [sections for found, sections in texts if found]
+    normal = [sections for found, sections in texts if not found]
+    assert len(set(abnormal)) == len(abnormal)
+    assert 0.10 < len(normal) / len(texts) < 0.22
+    assert 0.35 < np.mean([sections in phantom_report.STOCK for sections in normal]) < 0.65
+    assert len(set(abnormal + normal)) >= 0.85 * len(texts)
+
+
+def test_number_of_findings(texts):
+    counts = np.bincount([len(found) for found, _ in texts])
+    assert len(counts) <= 5 and counts[1:4].sum() > 0.9 * counts[1:].sum()
+
+
+@pytest.mark.parametrize("studies", [100, 700, 2000])
+def test_splits_are_by_patient_with_steady_shares(studies):
+    rows = pd.DataFrame([phantom._patient(0, index) for index in range(studies)], columns=["patient", "split"])
+    assert rows.groupby("patient").split.nunique().max() == 1
+    shares = rows.split.value_counts(normalize=True)
+    assert abs(shares["test"] - 0.1) < 0.03 and abs(shares["validate"] - 0.1) < 0.03
+    several = (rows.patient.value_counts() > 1).mean()
+    assert 0.15 < several < 0.35 and rows.patient.value_counts().max() == 3
+
+
+def test_a_patient_keeps_body_and_lasting_findings():
+    first = next(i for i in range(100) if phantom._patient(0, i)[0] == phantom._patient(0, i + 1)[0])
+    one, two = phantom._body(0, first), phantom._body(0, first + 1)
+    assert (one.fat, one.heart, one.diaphragms) == (two.fat, two.heart, two.diaphragms)
+    lasting = [{f for f in phantom.make_findings(0, i) if phantom.KINDS[f.label].chronic} for i in (first, first + 1)]
+    assert lasting[0] == lasting[1]
