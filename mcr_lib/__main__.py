@@ -51,9 +51,9 @@ def evaluate(
     """Measure retrieval in both directions; the numbers go to metrics.json."""
     from . import run_folder
 
-    result = run_folder.evaluate(run, data, split=split, protocols=[protocol], masked=masked,
+    result = run_folder.evaluate(run, data, split=split, protocol=protocol, masked=masked,
                                  device=run_folder.pick_device(device), command=_command())
-    print_metrics(result["protocols"][protocol])
+    print_metrics(result)
 
 
 @app.command()

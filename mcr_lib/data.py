@@ -37,7 +37,7 @@ class PairData:
 
     def __init__(self, data: Path, split: str, tokenizer, model: MCRConfig, views: str = "frontal"):
         """Raises data_prep.folder.DataError when the folder is not whole or the split has no usable pair."""
-        self.path, self.model = Path(data), model
+        self.path, self.model, self.views = Path(data), model, views
         table = folder.read(self.path)
         rows = np.flatnonzero((table["split"] == split) & ((views == "all") | (table["view"] != "lateral")))
         if len(rows) < 2:

@@ -1,8 +1,8 @@
 """Patch ↔ word maps: where in an image the meaning of a text lies, and how often that is where the finding is.
 
-MbA maps every patch and every word into the common space, so each has a place beside the pooled features. With the
-mean as aggregation the score of a pair is exactly the mean of its patch × word table. AbM trains only the map of the
-pooled feature: its tables can be computed too, but do not add up to the score.
+MbA maps every patch and every word into the common space and then aggregates, so the score of a pair is exactly the
+mean of its patch × word table. AbM trains only the map of the pooled feature: its tables can be computed too, but do
+not add up to the score.
 It is not a detector (nothing is trained on boxes) and draws nothing.
 
 Axes: N images, L patches, T tokens, D common_dim, S patches along a side (L = S·S). Boxes (N, 4) are x0, y0, x1, y1.
@@ -23,32 +23,50 @@ LUNG_ZONES = {"upper": "upper lobe", "middle": "mid lung", "lower": "lower lobe"
 
 @torch.inference_mode()
 def patch_features(model, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
-    """images (N, C, H, W) normalised → F_{v→s} of every (kept) patch, (N, L, D), not normalised."""
-    return model.image_head.map(model.image_encoder(images, ids_keep)).float()
+    """images (N, C, H, W) normalised → what every (kept) patch gives to the image's vector: (N, L, D).
+
+    With MbA their mean over the patches is S^v before it is brought to length 1; with the mean as aggregation they are
+    simply F_{v→s} of every patch.
+    """
+    return _given(model.image_head, model.image_encoder(images, ids_keep), None)
 
 
 @torch.inference_mode()
 def word_features(model, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """input_ids, attention_mask (N, T) → F_{r→s} of every token, (N, T, D), not normalised."""
-    return model.report_head.map(model.report_encoder(input_ids, attention_mask)).float()
+    """input_ids, attention_mask (N, T) → what every token gives to the report's vector: (N, T, D); see above."""
+    return _given(model.report_head, model.report_encoder(input_ids, attention_mask), attention_mask.bool())
 
 
-def heat_map(patches: Tensor, direction: Tensor) -> Tensor:
+def _given(head, local_features: Tensor, present: Tensor | None) -> Tensor:
+    mapped, pooling = head.map(local_features).float(), head.aggregate.pooling  # N, L, D
+    if head.alignment == "abm" or pooling == "mean":
+        return mapped
+    present = mapped.new_ones(mapped.shape[:2]).bool() if present is None else present
+    count = present.sum(1)[:, None, None]
+    if pooling == "max":  # every channel of the pooled vector comes from one patch
+        winner = mapped.masked_fill(~present[:, :, None], -torch.inf).argmax(1, keepdim=True)  # N, 1, D
+        return count * torch.zeros_like(mapped).scatter(1, winner, mapped.gather(1, winner))
+    score = mapped @ head.aggregate.query / mapped.shape[2] ** 0.5
+    return count * score.masked_fill(~present, -torch.inf).softmax(1)[:, :, None] * mapped
+
+
+def heat_map(patches: Tensor, direction: Tensor, ids_keep: Tensor | None = None, num_patches: int = 0) -> Tensor:
     """patches (N, L, D), direction (D,) or (N, D) → (N, S, S): what each patch adds to the score along `direction`.
 
-    Inner products divided by the length of the mean patch. With MbA and the mean, the mean of the map is the cosine of
-    the image with a unit `direction`. Against the mean report, direction = text − mean of all texts, a positive patch
-    speaks for this text rather than for any.
+    Inner products divided by the length of the mean patch. With MbA the mean of the map is the cosine of the image with
+    a unit `direction`. With direction = text − mean of all texts, a positive patch speaks for this text
+    rather than for any. Of `num_patches` only ids_keep (N, L) are given where the image was masked: the others are nan.
     """
-    direction = direction.expand(len(patches), -1) if direction.ndim == 1 else direction
     scale = patches.mean(dim=1).norm(dim=-1, keepdim=True)  # N, 1
-    heat = (patches @ direction[:, :, None]).squeeze(2) / scale  # N, L, D @ N, D, 1 → N, L
+    heat = (patches @ direction.expand(len(patches), -1)[:, :, None]).squeeze(2) / scale  # N, L, D @ N, D, 1 → N, L
+    if ids_keep is not None:
+        heat = heat.new_full((len(heat), num_patches), float("nan")).scatter(1, ids_keep.to(heat.device), heat)
     side = round(heat.shape[1] ** 0.5)
     return heat.reshape(len(heat), side, side)
 
 
 def patch_word_table(patches: Tensor, words: Tensor) -> Tensor:
-    """patches (L, D), words (T, D) of one pair → (L, T); with MbA and the mean its mean is the pair's score."""
+    """patches (L, D), words (T, D) of one pair → (L, T); with MbA its mean is the pair's score."""
     return patches @ words.T / (patches.mean(dim=0).norm() * words.mean(dim=0).norm())
 
 
@@ -112,7 +130,7 @@ def measure(heat: Tensor, boxes: np.ndarray) -> pd.DataFrame:
 
 def bootstrap_mean(values, clusters, n_bootstrap: int = 1000, seed: int = 0) -> tuple[float, float, float]:
     """Mean of values (N,) and its 95 % interval, whole clusters (patients) resampled."""
-    values = torch.as_tensor(np.asarray(values)).double()
+    values = torch.tensor(np.asarray(values, dtype=float))
     codes, names = pd.factorize(pd.Series(clusters))
     weights = query_weights(cluster_draws(len(names), n_bootstrap, seed), torch.from_numpy(codes),
                             torch.arange(len(values)))  # B, N

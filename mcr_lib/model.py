@@ -55,9 +55,10 @@ class MCR(nn.Module):
         self.image_head = AlignmentHead(config.embed_dim, config)  # F_{v→s} and aggregation
         self.report_head = AlignmentHead(config.text_embed_dim, config)  # F_{r→s} and aggregation
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
+        self.apply(_initialise)
         if config.reconstructs:
-            self.image_decoder = ImageDecoder(config)  # D_v
-            self.report_decoder = ReportDecoder(config)  # D_r
+            self.image_decoder = ImageDecoder(config).apply(_initialise)  # D_v
+            self.report_decoder = ReportDecoder(config).apply(_initialise)  # D_r
 
     def forward(self, batch: Batch) -> MCROutput:
         """One pass of whichever arm the config names."""
@@ -106,3 +107,12 @@ class MCR(nn.Module):
     @staticmethod
     def _to_common(head: AlignmentHead, local_features: Tensor, present: Tensor | None = None) -> Tensor:
         return F.normalize(head(local_features, present).float(), dim=-1)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases for linear maps (He et al. 2022): at any width the signal keeps its size,
+    where the fixed 0.02 of ViT and BERT, made for a width of 768, lets narrow models learn next to nothing."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

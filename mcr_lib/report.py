@@ -70,6 +70,9 @@ def notebook_html(executed: Path, target: Path) -> None:
     """An executed notebook as one offline page. Widgets leave their static view; nothing is loaded from elsewhere."""
     notebook = nbformat.read(executed, as_version=4)
     notebook.metadata.pop("widgets", None)
+    for output in (o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "stream"):
+        lines = (line.rstrip("\r").rsplit("\r", 1)[-1] for line in output.text.split("\n"))
+        output.text = "\n".join(lines)  # of a progress bar, the last state
     exporter = HTMLExporter(template_name="basic")
     exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags={"injected-parameters"}), enabled=True)
     body, _ = exporter.from_notebook_node(notebook)

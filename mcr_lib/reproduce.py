@@ -5,16 +5,15 @@ Not here: what the notebooks do. A notebook that fails is named with its cell; t
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
 import nbformat
 import papermill
-from tqdm import tqdm
 
 from . import report, run_folder
 from .lesson import ROOT, Lesson, Parameters, environment
+from .progress import progress
 
 
 class ReproductionFailed(run_folder.RunError):
@@ -35,9 +34,9 @@ def reproduce(profile: str, data: Path | None, out: Path | None, *, seed: int = 
     (lesson.out / "notebooks").mkdir(exist_ok=True)
     done = []
     sources = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    with tqdm(sources, desc="notebooks", unit="notebook", file=sys.stdout) as progress:
-        for source in progress:
-            progress.set_postfix_str(source.stem)
+    with progress(sources, desc="notebooks", unit="notebook") as bar:
+        for source in bar:
+            bar.set_postfix_str(source.stem)
             done.append(_run(source, lesson.out, parameters))
     about = {
         "profile": profile, "data": f"{described['name']}{' (synthetic)' if described['synthetic'] else ''}, "

@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 import yaml
 from torch import Tensor
-from tqdm import tqdm
 
 from data_prep import folder as data_folder
 from data_prep import images
@@ -31,6 +30,7 @@ from .data import PairData, TrainBatches, prepare_images, store_size, table_of
 from .masking import random_masking
 from .modality_gap import modality_gap
 from .model import MCR
+from .progress import progress
 from .tokenizer import load_tokenizer, tokenize, train_tokenizer, vocabulary_sha256
 from .trainer import Trainer
 
@@ -121,8 +121,7 @@ def encode(model: MCR, pairs: PairData, device: torch.device, *, masked: bool = 
     model.eval()
     image_features, text_features = [], []
     steps = range(0, len(pairs), batch_size)
-    for start in tqdm(steps, desc="encode", unit="batch", file=sys.stdout, leave=False,
-                      mininterval=0.5 if sys.stdout.isatty() else 10):
+    for start in progress(steps, desc="encode", unit="batch", leave=False):
         index = torch.arange(start, min(start + batch_size, len(pairs))).numpy()
         batch = pairs.batch(index, device)
         ids_keep, input_ids = None, batch.input_ids
@@ -134,30 +133,36 @@ def encode(model: MCR, pairs: PairData, device: torch.device, *, masked: bool = 
     return torch.cat(image_features), torch.cat(text_features)
 
 
-def evaluate(run: Path, data: Path, *, split: str = "test", protocols: Iterable[str] = ("text-identical",),
-             device: torch.device, masked: bool = False, command: str | None = None) -> dict:
-    """Measure a run on a split under named protocols; the result is also left in the run folder's metrics.json."""
-    unknown = set(protocols) - set(retrieval.PROTOCOLS)
-    if unknown:
-        raise RunError(f"unknown protocol {min(unknown)!r}; there are: {', '.join(retrieval.PROTOCOLS)}")
+def evaluate(run: Path, data: Path, *, split: str = "test", protocol: str = "text-identical", masked: bool = False,
+             device: torch.device, command: str | None = None) -> dict:
+    """Measure a run on a split under a named protocol: the result of `retrieval.evaluate`, the modality gap and where
+    it all came from, also left as the run folder's metrics.json."""
+    if protocol not in retrieval.PROTOCOLS:
+        raise RunError(f"unknown protocol {protocol!r}; there are: {', '.join(retrieval.PROTOCOLS)}")
     model, tokenizer = load(run, device)
-    config = read_config(Path(run) / "config.yaml")
-    pairs = PairData(data, split, tokenizer, model.config, config.train.views)
+    pairs = PairData(data, split, tokenizer, model.config, read_config(Path(run) / "config.yaml").train.views)
     image_features, text_features = encode(model, pairs, device, masked=masked)
-    table = pairs.table
-    result = {
-        "run": Path(run).name, "split": split, "input": "masked" if masked else "unmasked",
-        "data": describe_data(data), "weights_sha256": weights_sha256(run),
-        "modality_gap": modality_gap(image_features, text_features),
-        "protocols": {
-            protocol: retrieval.evaluate(
-                image_features, text_features, texts=table["report"].tolist(), labels=table["labels"].tolist(),
-                clusters=table["patient_id"].tolist(), protocol=protocol)
-            for protocol in protocols
-        },
+    try:
+        measured = retrieval.evaluate(
+            image_features, text_features, texts=pairs.table["report"].tolist(), labels=pairs.table["labels"].tolist(),
+            clusters=pairs.table["patient_id"].tolist(), protocol=protocol)
+    except ValueError as error:  # a protocol that these data cannot serve
+        raise RunError(f"{data}, split {split}: {error}") from None
+    result = measured | {
+        "run": Path(run).name, "split": split, "input": "masked" if masked else "unmasked", "views": pairs.views,
+        "modality_gap": modality_gap(image_features, text_features), "data": describe_data(data),
+        "weights_sha256": weights_sha256(run), "training": read_manifest(run),
     } | provenance(command)
     write_json(Path(run) / "metrics.json", result)
     return result
+
+
+def read_manifest(run: Path) -> dict:
+    """What a run's manifest says of its training: profile, seed, steps, seconds, parameters, precision, memory."""
+    manifest = json.loads((Path(run) / "manifest.json").read_text())
+    keys = ("profile", "seed", "steps", "training_seconds", "training_pairs", "parameters", "precision",
+            "peak_memory_bytes", "command")
+    return {key: manifest[key] for key in keys}
 
 
 def build_index(run: Path, data: Path, *, split: str | None = None, device: torch.device) -> retrieval.Index:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -18,10 +17,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import checkpoint
 from .config import TrainConfig
+from .progress import progress
+
+# On the CPU the backward pass of fused attention takes several times that of plain matrix products.
+ATTENTION = {True: [SDPBackend.MATH],
+             False: [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]}
 
 
 class TrainingStopped(RuntimeError):
@@ -66,13 +70,12 @@ class Trainer:
         config, total = self.config, self.batches.total_steps
         self.run.mkdir(parents=True, exist_ok=True)
         self.model.train()
-        progress = tqdm(total=total, initial=self.step, desc="train", unit="step", file=sys.stdout,
-                        mininterval=0.5 if sys.stdout.isatty() else 10)
+        bar = progress(total=total, initial=self.step, desc="train", unit="step")
         waited, sums, since = 0.0, {}, self.step
         last_pairs = None
         start = mark = time.perf_counter()
         before = self.seconds
-        with _stop_signals() as stop, (self.run / "metrics.jsonl").open("a") as log, progress:
+        with _stop_signals() as stop, (self.run / "metrics.jsonl").open("a") as log, bar:
             batches = iter(self.batches(self.step, total))
             while self.step < total:
                 wait = time.perf_counter()
@@ -82,7 +85,7 @@ class Trainer:
                 last_pairs = [part.pairs for part in parts]
                 self.step += 1
                 sums = {k: sums.get(k, 0) + v for k, v in losses.items()}
-                progress.update()
+                bar.update()
                 done = self.step == total
                 if self.step % config.log_every == 0 or done or stop.received:
                     record = self._record({k: v / (self.step - since) for k, v in sums.items()}, grad_norm)
@@ -94,7 +97,7 @@ class Trainer:
                     self.log.append(record)
                     log.write(json.dumps(record) + "\n")
                     log.flush()
-                    progress.set_postfix(loss=f"{record['loss']:.3f}")
+                    bar.set_postfix(loss=f"{record['loss']:.3f}")
                     aside = time.perf_counter()
                     for callback in self.callbacks:
                         callback(self, record)
@@ -114,7 +117,8 @@ class Trainer:
             group["lr"] = learning_rate(self.step, self.batches.total_steps, self.config)
         logged: dict[str, Tensor] = {}
         for part in parts:
-            with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            with (torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None),
+                  sdpa_kernel(ATTENTION[self.device.type == "cpu"])):
                 losses = named_losses(self._forward(part))
             total = sum(losses.values()) / len(parts)
             self.scaler.scale(total).backward()

@@ -27,6 +27,9 @@ class ImageEncoder(nn.Module):
             global_pool="", embed_dim=config.embed_dim, depth=config.depth, num_heads=config.num_heads,
             mlp_ratio=config.mlp_ratio, proj_drop_rate=config.dropout,
         )
+        side = config.img_size // config.patch_size
+        with torch.no_grad():  # start from where each patch is (He et al. 2022); still learned
+            self.vit.pos_embed[:, 1:] = sincos_positions(side, config.embed_dim)
 
     def forward(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """images (N, C, H, W) normalised; ids_keep (N, L_keep) or None for all patches → (N, L_keep, D)."""
@@ -76,7 +79,7 @@ class ImageDecoder(nn.Module):
         D = config.decoder_embed_dim
         self.embed = nn.Linear(config.embed_dim, D)
         self.mask_token = nn.Parameter(torch.randn(1, 1, D) * 0.02)
-        self.pos_embed = nn.Parameter(torch.randn(1, config.num_patches, D) * 0.02)
+        self.pos_embed = nn.Parameter(sincos_positions(config.img_size // config.patch_size, D)[None])
         self.blocks = nn.Sequential(
             *[Block(D, config.decoder_num_heads, config.mlp_ratio, qkv_bias=True) for _ in range(config.decoder_depth)]
         )
@@ -91,6 +94,18 @@ class ImageDecoder(nn.Module):
         removed = self.mask_token.to(x.dtype).expand(N, L - L_keep, -1)
         x = torch.cat([x, removed], dim=1).gather(1, ids_restore[:, :, None].expand(-1, -1, D))  # N, L, D
         return self.predict(self.norm(self.blocks(x + self.pos_embed)))
+
+
+def sincos_positions(side: int, dim: int) -> Tensor:
+    """2-D sine–cosine positions of a side × side grid (He et al. 2022, MoCo v3): (side², dim), a quarter of `dim`
+    each for the sine and cosine of row and column; what `dim` exceeds a multiple of four stays zero."""
+    quarter = dim // 4
+    frequency = 10_000 ** (-torch.arange(quarter) / quarter)
+    angle = torch.arange(side)[:, None] * frequency  # side, quarter
+    waves = torch.cat([angle.sin(), angle.cos()], dim=1)  # side, dim / 2
+    rows, columns = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)
+    positions = torch.cat([rows, columns], dim=2).flatten(0, 1)  # side², 4 · quarter
+    return torch.nn.functional.pad(positions, (0, dim - 4 * quarter))
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:

@@ -73,7 +73,7 @@ def test_noise_is_a_pure_function_of_seed_epoch_and_pair():
 def test_noise_is_uniform_and_uncorrelated():
     x = noise(2000, 64).double()
     assert abs(x.mean() - 0.5) < 0.003 and abs(x.var() - 1 / 12) < 0.002
-    assert 0 <= x.min() and x.max() < 1
+    assert x.min() >= 0 and x.max() < 1
     across_pairs, across_positions = torch.corrcoef(x[:50]), torch.corrcoef(x.T)
     for correlation, n in ((across_pairs, 64), (across_positions, 2000)):
         off = correlation[~torch.eye(len(correlation), dtype=torch.bool)]

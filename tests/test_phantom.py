@@ -14,11 +14,11 @@ from data_prep import phantom, phantom_report
 
 ZONE_WORDS = {"upper": "upper", "middle": "mid|lingula", "lower": "lower|base"}
 GOLDEN = {   # (seed, index): SHA-256 of pixels and text
-    (0, 0): "3ac209bed24df2c3",
-    (0, 7): "f883be880d23a9aa",
-    (0, 31): "a510873a099a20c6",
-    (1, 3): "c1d5fb11fc155080",
-    (1099511627776, 1999): "bc8f38880ffd0426",
+    (0, 0): "b642e4544aa76a56",
+    (0, 7): "f1d974929579de6c",
+    (0, 31): "f726ba680f568db9",
+    (1, 3): "0ab6beea283e523e",
+    (1099511627776, 1999): "8188e6efdcc29274",
 }
 
 
@@ -115,7 +115,7 @@ def test_words_agree_with_side_zone_and_size(texts):
         for side in sides if len(sides) == 1 else ():
             other = {"left": "right", "right": "left"}.get(side, "left|right")
             assert not re.search(rf"\b({other})\b", report), report
-            words = "bilateral|both|hila|lung bases" if side == "bilateral" else rf"\b{side}\b|scoliosis"
+            words = "bilateral|both|hila|lung bases" if side == "bilateral" else rf"\b{side}\b"
             said["side"].append(bool(re.search(words, report)))
         lesions = {finding.label for finding in found} <= {"nodule", "mass", "consolidation"}
         for zone in zones if len(zones) == 1 and lesions else ():
@@ -124,7 +124,7 @@ def test_words_agree_with_side_zone_and_size(texts):
             said["zone"].append(bool(re.search(ZONE_WORDS[zone], report)))
         said["size"] += [finding.size in report for finding in found if finding.size.endswith(("mm", "cm"))]
     for attribute, hits in said.items():
-        assert len(hits) > 50 and sum(hits) >= 0.8 * len(hits), attribute
+        assert len(hits) > 30 and sum(hits) >= 0.8 * len(hits), attribute
 
 
 def test_a_report_denies_nothing_that_is_there(texts):

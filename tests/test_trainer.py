@@ -1,5 +1,6 @@
 """The loop, the batches and the checkpoints: resuming equals not having stopped; nothing is lost or half-written."""
 
+import itertools
 import json
 import math
 import os
@@ -77,7 +78,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(phantom, tmp_path, accumu
 def test_resume_refuses_other_settings_and_a_taken_folder(phantom, smoke_run):
     with pytest.raises(ConfigError, match="batch_size=32, now it is 8"):
         run_folder.train(phantom, smoke_run, resolve("smoke", {"batch_size": 8}), device=CPU, resume=True)
-    with pytest.raises(run_folder.RunError, match="--resume"):
+    with pytest.raises(run_folder.RunError, match=r"--resume"):
         run_folder.train(phantom, smoke_run, resolve("smoke"), device=CPU)
 
 
@@ -98,7 +99,7 @@ def test_a_signal_saves_and_says_how_to_go_on(phantom, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_pairs(phantom, tmp_path):
-    with pytest.raises(TrainingStopped, match="not_finite.json"):
+    with pytest.raises(TrainingStopped, match=r"not_finite\.json"):
         run_folder.train(phantom, tmp_path / "r", resolve("smoke", FAST | {"learning_rate": 1e20, "steps": 30}),
                          device=CPU)
     assert len(json.loads((tmp_path / "r" / "not_finite.json").read_text())["pairs"]) == 16
@@ -109,7 +110,7 @@ def test_damaged_newest_checkpoint_is_skipped_with_a_word(phantom, tmp_path):
     run_folder.train(phantom, run, resolve("smoke", FAST), device=CPU)
     weights = sorted((run / "checkpoints").glob("step-*"))[-1] / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    path, state, skipped = checkpoint.newest(run / "checkpoints")
+    _, state, skipped = checkpoint.newest(run / "checkpoints")
     assert state["step"] == 8 and len(skipped) == 1 and "bytes" in skipped[0]
 
 
@@ -196,7 +197,7 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     config = TrainConfig(warmup=0.1, learning_rate=1.0)
     rates = [learning_rate(step, 100, config) for step in range(101)]
     assert rates[0] == 0.1 and max(rates) == rates[9] == 1.0 and rates[100] == pytest.approx(0)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_trainer_takes_any_model_with_loss_fields(tmp_path):

@@ -1,0 +1,347 @@
+# %% [markdown]
+# # 00 · Start here
+#
+# **The question.** What is in the box, and does my machine run it?
+#
+# **What may surprise you.** The whole model of the paper, two encoders, two decoders and three losses, handles one
+# image with its report on any laptop in a moment. What takes hours is only doing it often.
+#
+# **How long.** This is the shortest of the notebooks: nothing is trained here.
+#
+# The paper is *Masked Contrastive Reconstruction for Cross-modal Medical Image-Report Retrieval* (MCR), [arXiv
+# 2312.15840](https://arxiv.org/abs/2312.15840). Its task: given a chest radiograph, find its report among many (and
+# the other way round). What of it is public, and what we had to choose ourselves, stands at the end of this notebook.
+# Nothing here is for clinical use.
+#
+# All notebooks begin with the same two cells: the parameters, and a cell that checks them.
+
+# %% tags=["parameters"]
+profile: str = "smoke"  # size of everything: smoke (seconds), demo (two CPU cores, minutes), base (the paper's, GPU)
+data: str = ""  # data set folder made by `python -m data_prep`; empty: a synthetic one is drawn
+out: str = ""  # folder for what the notebooks leave; empty: runs/<profile>
+seed: int = 0  # of the initial weights, the order of the pairs and the masks
+device: str = "auto"  # auto, cpu, cuda
+
+# %%
+from mcr_lib.lesson import Lesson
+
+lesson = Lesson.begin("00_start_here", globals())
+
+# %%
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from IPython.display import Markdown, display
+
+from data_prep import folder
+from data_prep.images import read_gray
+from mcr_lib import paper, plotting
+from mcr_lib.config import resolve
+from mcr_lib.data import PairData
+from mcr_lib.lesson import environment
+from mcr_lib.losses import image_reconstruction_loss, text_reconstruction_loss
+from mcr_lib.masking import random_masking
+from mcr_lib.model import MCR
+from mcr_lib.tokenizer import train_tokenizer
+from mcr_lib.vision import patchify
+
+# %% [markdown]
+# If the last cell ran, everything needed is installed. This is what your machine has:
+
+# %%
+lesson.table(pd.Series(environment(), name="here").to_frame(), "environment", "The machine these numbers are from")
+
+# %% [markdown]
+# A GPU is not needed for the profiles `smoke` and `demo`.
+#
+# ## 1. What goes in?
+#
+# The kit reads one kind of folder, whatever the data came from: a table with one row per image–report pair, and the
+# images. Without your own data, it draws a **phantom**: a synthetic data set of sketched chest radiographs with
+# findings, and sentences that describe them. It is a drawing, not a simulation. It holds no patient's data, so
+# everything may be shown, and because the program knows what it drew, it also knows *where* each finding is.
+
+# %%
+table = folder.read(lesson.data)
+funnel = folder.read_json(lesson.data / "funnel.json")
+pd.Series(funnel, name="left after this step").to_frame()
+
+# %% [markdown]
+# The **funnel** says how many pairs each preparation step left over. The phantom loses none; with real archives, look
+# here first when a count is not what you expected.
+
+# %%
+table.groupby("split").agg(pairs=("pair_id", "size"), patients=("patient_id", "nunique"),
+                           different_reports=("report", "nunique"))
+
+# %% [markdown]
+# Patients never stand in two splits: a model that has seen a patient's earlier image could otherwise recognise the
+# patient instead of the finding. Some reports are written twice, word for word; why this matters for the score is the
+# topic of notebook 04.
+#
+# **Picture.** Three pairs. Where the data set knows the places of its findings, they are framed.
+
+# %%
+shown = table[table["labels"] != ""].iloc[:3]
+known = lesson.data / "boxes.parquet"
+boxes = pd.read_parquet(known).groupby("pair_id") if known.exists() else None
+frames = [[] if boxes is None or pair not in boxes.groups else
+          boxes.get_group(pair)[["x0", "y0", "x1", "y1", "label"]].values.tolist() for pair in shown["pair_id"]]
+
+# %%
+images = [np.asarray(read_gray(lesson.data / path)) / 255 for path in shown["image_path"]]
+figure = plotting.pairs(images, shown["report"].tolist(), shown["pair_id"].tolist(), frames)
+lesson.figure(figure, "pairs", "Three image–report pairs of the data set")
+
+# %% [markdown]
+# A model sees neither pictures nor words, but numbers. An image becomes gray levels with a mean near 0. A report
+# becomes **tokens**: frequent words stand whole in a vocabulary that is learned from the training reports; rarer ones
+# are cut into pieces, and a piece that continues a word starts with `##`.
+
+# %%
+config = resolve(lesson.profile, {"seed": lesson.seed})
+reports = table.loc[table["split"] == "train", "report"]
+tokenizer = train_tokenizer(reports, config.model.vocab_size, Path(tempfile.mkdtemp()))
+vocabulary = tokenizer.get_vocab()
+print(len(vocabulary), "tokens in the vocabulary, the first:", tokenizer.convert_ids_to_tokens(list(range(5))))
+
+# %% [markdown]
+# The first five are special: padding, an unknown piece, begin and end of a report, and `[MASK]`, which will be
+# important.
+#
+# **By hand.** Cutting a word: take the longest piece that stands in the vocabulary, then go on behind it.
+
+
+# %%
+def cut_by_hand(word: str) -> list[str]:
+    pieces, start = [], 0
+    while start < len(word):
+        prefix = "##" if start else ""
+        ends = [end for end in range(len(word), start, -1) if prefix + word[start:end] in vocabulary]
+        if not ends:
+            return ["[UNK]"]
+        pieces.append(prefix + word[start:ends[0]])
+        start = ends[0]
+    return pieces
+
+
+words = ["the", "heart", "is", "enlarged", "pneumopericardium"]
+print([cut_by_hand(word) for word in words])
+
+# %% [markdown]
+# The last word is probably new to this vocabulary, yet nothing is lost: its pieces can be read.
+#
+# **Check** that this is what the library's tokenizer does, on all words of the test reports:
+
+# %%
+test_words = sorted(set(" ".join(table.loc[table["split"] == "test", "report"]).lower().split()))
+test_words = [word for word in test_words if word.isalpha()]
+assert all(cut_by_hand(word) == tokenizer.tokenize(word) for word in test_words)
+print(f"all {len(test_words)} words are cut alike")
+
+# %% [markdown]
+# **Exercise.** A colleague types *pneumothorax* in Greek letters. Predict the tokens, then open the folded cell below.
+
+# %% tags=["solution"]
+print(tokenizer.tokenize("πνευμοθώραξ"))
+assert tokenizer.tokenize("πνευμοθώραξ") == ["[UNK]"]
+# No piece of it is in the vocabulary. The library refuses a tokenizer that does this to more than a tenth of all
+# tokens: a wrong vocabulary would otherwise turn every report into [UNK] without a warning.
+
+# %% [markdown]
+# ## 2. What happens to one pair?
+#
+# Four words are used in all notebooks. The **encoders** E_v (image) and E_r (report) give **local features** f^v and
+# f^r: one vector for each image patch and for each token. A small network F maps every local feature into the **common
+# space**, where images and reports can be compared. There the local features are averaged to one vector for the image,
+# S^v, and one for the report, S^r. The **decoders** D_v and D_r have another task: from the local features of what was
+# *seen* they must reconstruct what was *hidden*. For hidden is part of the input, always: half of the image and a
+# quarter of the report's words, as the paper has it.
+
+# %%
+special = tuple(sorted(tokenizer.all_special_ids))  # never masked, never guessed
+config.model.vocab_size, config.model.special_token_ids = len(vocabulary), special
+config.model.mask_token_id = tokenizer.mask_token_id
+pairs = PairData(lesson.data, "test", tokenizer, config.model)
+
+# %%
+torch.manual_seed(lesson.seed)
+model = MCR(config.model).to(lesson.device).eval()
+print(f"{sum(p.numel() for p in model.parameters()):,} weights, drawn at random: this model has not learned anything")
+
+# %% [markdown]
+# **By hand.** One pair through the model, each step on its own line, with the shape of what comes out. `N` is the
+# number of pairs, here one; `L` counts patches, `T` tokens.
+
+# %%
+started = time.perf_counter()
+one = pairs.batch(torch.tensor([0]).numpy(), lesson.device)
+ids_keep, ids_restore, mask = random_masking(one.image_noise, model.config.mask_ratio)
+masked_ids, positions, labels = model.mask_report(one)
+with torch.inference_mode():
+    f_v = model.image_encoder(one.images, ids_keep)  # E_v: visible patches only
+    f_r = model.report_encoder(masked_ids, one.attention_mask)  # E_r
+    common_v, common_r = model.image_head.map(f_v), model.report_head.map(f_r)  # F, on every local feature
+    S_v = F.normalize(common_v.mean(1), dim=-1)
+    present = one.attention_mask[:, :, None].float()  # padding does not count
+    S_r = F.normalize((common_r * present).sum(1) / present.sum(1), dim=-1)
+    predicted = model.image_decoder(f_v, ids_restore)  # D_v: every patch's pixels
+    words = model.report_decoder(f_r, one.attention_mask, positions)  # D_r: a score for every word, where masked
+seconds = time.perf_counter() - started
+
+# %%
+for name, tensor, axes in [
+        ("image", one.images, "N, channel, height, width"), ("report", one.input_ids, "N, T"),
+        ("f_v", f_v, "N, visible patches, channels"), ("f_r", f_r, "N, T, channels"),
+        ("F(f_v)", common_v, "N, visible patches, common space"), ("F(f_r)", common_r, "N, T, common space"),
+        ("S_v", S_v, "N, common space"), ("S_r", S_r, "N, common space"),
+        ("D_v(f_v)", predicted, "N, all patches, pixels of a patch"),
+        ("D_r(f_r)", words, "N, masked tokens, vocabulary")]:
+    print(f"{name:9s} {tuple(tensor.shape)!s:20s} {axes}")
+lesson.number("one_pair_seconds", seconds, "Seconds for one pair through the whole untrained model, first call")
+
+# %% [markdown]
+# The last line is the time in seconds, for reading the pair, masking, both encoders, both heads and both decoders.
+#
+# **Claim:** One image–report pair goes through the whole model in less than a minute.
+
+# %%
+lesson.claim("One image–report pair goes through the whole model in less than a minute.", seconds < 60)
+
+# %% [markdown]
+# **Picture.** The same tensors. What is hidden is pale blue. In the maps, each row is one local feature, orange is
+# positive, purple negative. A vertical stripe means: all rows say the same here. An untrained encoder has many.
+
+# %%
+n = int(one.attention_mask.sum())  # tokens before the padding
+figure = plotting.walkthrough(
+    plotting.hide(one.images, mask, model.config.patch_size)[0],
+    tokenizer.convert_ids_to_tokens(masked_ids[0, :n].tolist()), (masked_ids != one.input_ids)[0, :n].tolist(),
+    (f_v[0], common_v[0], S_v[0]), (f_r[0, :n], common_r[0, :n], S_r[0]))
+lesson.figure(figure, "walkthrough", "One pair on its way through the untrained model: masked input to one vector each")
+
+# %% [markdown]
+# **Check** that these lines are what the model does when it is simply called:
+
+# %%
+with torch.inference_mode():
+    output = model(one)
+torch.testing.assert_close(S_v, output.image_features)
+torch.testing.assert_close(S_r, output.text_features)
+torch.testing.assert_close(image_reconstruction_loss(predicted, patchify(one.images, model.config.patch_size), mask),
+                           output.image_reconstruction_loss)
+torch.testing.assert_close(text_reconstruction_loss(words, labels), output.text_reconstruction_loss)
+print("the same numbers")
+
+# %% [markdown]
+# **Exercise.** The third loss, the contrastive one, asks: among the reports of the batch, which belongs to this image?
+# Our batch holds one pair. Predict its value before you open the solution. Does it depend on the weights?
+
+# %% tags=["solution"]
+assert float(output.contrastive_loss) == 0, "and it would be for any weights"
+# There is nothing to choose from. So the number of pairs in a batch is part of the task, not only of the speed.
+
+# %% [markdown]
+# ## 3. What is the model asked to do?
+#
+# Three tasks at once: tell the pairs of a batch apart (L_vrc), guess the hidden pixels (L_mim), guess the hidden words
+# (L_mrm). Before training, we know what each loss must be near, because we know what guessing costs:
+#
+# * among N reports, guessing costs log N;
+# * patches are normalised to variance 1 before they are compared, so answering "flat gray" costs 1;
+# * guessing among all words of a vocabulary of V costs log V.
+
+# %%
+N = min(16, len(pairs))
+several = pairs.batch(torch.arange(N).numpy(), lesson.device)
+with torch.inference_mode():
+    output = model(several)
+guessing = {"contrastive_loss": torch.tensor(float(N)).log(), "image_reconstruction_loss": torch.tensor(1.0),
+            "text_reconstruction_loss": torch.tensor(float(len(vocabulary))).log()}
+losses = pd.DataFrame({"untrained model": {name: float(getattr(output, name)) for name in guessing},
+                       "guessing": {name: float(value) for name, value in guessing.items()}})
+lesson.table(losses.round(3), "untrained_losses", "The three losses of an untrained model beside what guessing costs")
+
+# %% [markdown]
+# An untrained model is a little worse than guessing: it has an opinion, and the opinion is wrong.
+#
+# **Picture.** How similar each image is to each report, as the cosine between S^v and S^r. True pairs stand on the
+# diagonal.
+
+# %%
+cosines = output.image_features @ output.text_features.T
+lesson.figure(plotting.similarity(cosines, "untrained: an image likes all reports alike"), "similarity_untrained",
+              "Cosine of some images with some reports before training; the true pairs are framed")
+
+# %% [markdown]
+# Within a row all colours are nearly the same, and the diagonal does not stand out. Making it stand out is what
+# training is for (notebook 03).
+#
+# **By hand.** The contrastive loss from this matrix: each image should give its own report the largest share, and each
+# report its own image.
+
+# %%
+logits = output.logit_scale * cosines
+image_to_text = -logits.log_softmax(dim=1).diagonal().mean()
+text_to_image = -logits.log_softmax(dim=0).diagonal().mean()
+by_hand = (image_to_text + text_to_image) / 2
+
+# %% [markdown]
+# **Check:** the same value as the library's.
+
+# %%
+torch.testing.assert_close(by_hand, output.contrastive_loss)
+print(float(by_hand))
+
+# %% [markdown]
+# **Claim:** A model that knows nothing pays about log N for choosing among N reports.
+
+# %%
+lesson.claim("A model that knows nothing pays about log N for choosing among N reports.",
+             abs(float(output.contrastive_loss - guessing["contrastive_loss"])) < 0.7)
+
+# %% [markdown]
+# **Exercise.** `logit_scale` sharpens the similarities before the choice. Predict the contrastive loss of this model
+# with a scale of 0. And which of the three losses would change if the pairs came in another order?
+
+# %% tags=["solution"]
+from mcr_lib.losses import contrastive_loss
+
+blind = contrastive_loss(output.image_features, output.text_features, torch.tensor(0.0))
+torch.testing.assert_close(blind.cpu(), guessing["contrastive_loss"])
+print(f"scale 0: {float(blind):.4f} = log {N}, all reports count alike; and the order changes none of the three")
+
+# %% [markdown]
+# ## What the paper says, and what we chose
+#
+# Only the paper's abstract and figure captions are public to us; no code of the authors is known. So two lists are
+# kept apart, in one module, `mcr_lib.paper`, from which the README and this cell print them. A number that is not in
+# the first list is ours.
+
+# %%
+display(Markdown(paper.markdown()))
+
+# %% [markdown]
+# ## Where to go from here
+#
+# | notebook | question |
+# |---|---|
+# | [01_masking](01_masking.ipynb) | What does the encoder see at 50 % / 25 %? |
+# | [02_mba_vs_abm](02_mba_vs_abm.ipynb) | Does it matter whether we map or pool first? |
+# | [03_training](03_training.ipynb) | Why one masked input for both tasks? |
+# | [04_retrieval_evaluation](04_retrieval_evaluation.ipynb) | Given an image, is its report on top? |
+# | [05_modality_gap](05_modality_gap.ipynb) | Why do images and texts live apart? |
+# | [06_explore](06_explore.ipynb) | What does it find for *my* sentence or image? |
+#
+# Each stands on its own; what an earlier one has trained is found and used again.
+#
+# ## Summary
+#
+# * One folder format in, unit vectors out; a pair takes no time, the number of pairs does.
+# * Local features are mapped to the common space one by one and then averaged: Mapping before Aggregation.
+# * Three losses, each with a known price of guessing. A training that does not go below it has learned nothing.

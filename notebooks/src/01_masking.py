@@ -1,0 +1,423 @@
+# %% [markdown]
+# # 01 · Masking
+#
+# **The question.** What does the encoder see, when half of the image and a quarter of the report are hidden?
+#
+# **What may surprise you.** Hiding half of the patches halves the image encoder's cost. Hiding a quarter of the words
+# saves nothing at all. And what is hidden is often not missing: the neighbours tell.
+#
+# **How long.** Short: nothing is trained.
+#
+# The paper ([arXiv 2312.15840](https://arxiv.org/abs/2312.15840), Fig. 2) masks images by 50 % and reports by 25 %,
+# and shows the model nothing else. How it masks is not said; we follow its neighbours, and
+# [00_start_here](00_start_here.ipynb) lists what we chose.
+
+# %% tags=["parameters"]
+profile: str = "smoke"  # size of everything: smoke (seconds), demo (two CPU cores, minutes), base (the paper's, GPU)
+data: str = ""  # data set folder made by `python -m data_prep`; empty: a synthetic one is drawn
+out: str = ""  # folder for what the notebooks leave; empty: runs/<profile>
+seed: int = 0  # of the initial weights, the order of the pairs and the masks
+device: str = "auto"  # auto, cpu, cuda
+
+# %%
+from mcr_lib.lesson import Lesson
+
+lesson = Lesson.begin("01_masking", globals())
+
+# %%
+import tempfile
+from collections import Counter, defaultdict
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from data_prep import folder
+from mcr_lib import cost, plotting, widgets
+from mcr_lib.config import resolve
+from mcr_lib.data import PairData
+from mcr_lib.losses import image_reconstruction_loss
+from mcr_lib.masking import IMAGE_STREAM, counter_noise, mask_report, random_masking
+from mcr_lib.text import ReportEncoder
+from mcr_lib.tokenizer import train_tokenizer
+from mcr_lib.vision import ImageEncoder, patchify, unpatchify
+
+# %%
+table = folder.read(lesson.data)
+config = resolve("base" if lesson.profile == "base" else "demo").model  # nothing is trained: smoke can afford demo's
+reports = table.loc[table["split"] == "train", "report"]
+tokenizer = train_tokenizer(reports, config.vocab_size, Path(tempfile.mkdtemp()))
+special = tuple(sorted(tokenizer.all_special_ids))
+config.mask_token_id, config.special_token_ids = tokenizer.mask_token_id, special
+pairs = PairData(lesson.data, "test", tokenizer, config)
+batch = pairs.batch(np.arange(min(8, len(pairs))), lesson.device, seed=lesson.seed)
+
+# %% [markdown]
+# ## 1. What does the encoder see?
+#
+# An image is cut into square **patches**, a report into **tokens** (words or pieces of words). Both are hidden in
+# different ways. Hidden patches are taken away: the encoder gets a shorter list. Hidden words stay as a placeholder,
+# the token `[MASK]`: the list stays as long, for in a sentence the place of a gap says much.
+#
+# **Picture.** The same image at four mask ratios. The paper's is the third.
+
+# %%
+ratios = (0.0, 0.25, 0.5, 0.75)
+views = [plotting.hide(batch.images[:1], random_masking(batch.image_noise[:1], ratio)[2], config.patch_size)[0]
+         for ratio in ratios]
+figure = plotting.gallery([views], [f"{ratio:.0%} hidden" for ratio in ratios])
+lesson.figure(figure, "mask_ratios", "One image at four mask ratios")
+
+# %% [markdown]
+# With each step more is hidden, and what was hidden stays so: each patch has a random number, its **noise**, and the
+# ratio is where the line is drawn.
+#
+# **By hand.** Keep the patches with the lowest noise, in reading order:
+
+# %%
+N, L = batch.image_noise.shape
+num_keep = L - round(L * 0.5)
+ids_keep = batch.image_noise.argsort(dim=1)[:, :num_keep].sort(dim=1).values  # N, L → N, L_keep
+mask = torch.ones(N, L, device=lesson.device)  # 1 = hidden
+for row, kept in zip(mask, ids_keep, strict=True):
+    row[kept] = 0
+
+# %% [markdown]
+# **Check** against the library, which has no loop:
+
+# %%
+library_keep, ids_restore, library_mask = random_masking(batch.image_noise, 0.5)
+assert torch.equal(ids_keep, library_keep) and torch.equal(mask, library_mask)
+print("the same; patches kept of the first image:", ids_keep[0].tolist())
+
+# %% [markdown]
+# The library returns a third thing, `ids_restore`: if the kept patches are followed by placeholders for the hidden
+# ones, it puts all of them back into reading order. The decoder needs that.
+#
+# **By hand**, the report: of its ordinary tokens, those with the lowest noise become `[MASK]`. Beginning, end and
+# padding never do.
+
+# %%
+by_hand = batch.input_ids.clone()
+for ids, noise in zip(by_hand, batch.text_noise, strict=True):
+    ordinary = [place for place, token in enumerate(ids.tolist()) if token not in special]
+    hidden = sorted(ordinary, key=lambda place: noise[place].item())[:round(0.25 * len(ordinary))]
+    ids[hidden] = tokenizer.mask_token_id
+
+# %% [markdown]
+# **Check:**
+
+# %%
+masked_ids, positions, labels = mask_report(batch.input_ids, batch.attention_mask, batch.text_noise, 0.25,
+                                            tokenizer.mask_token_id, special)
+assert torch.equal(by_hand, masked_ids)
+hidden = masked_ids != batch.input_ids
+n = int(batch.attention_mask[0].sum())
+strips = {title: (tokenizer.convert_ids_to_tokens(ids[0, :n].tolist()), hidden[0, :n].tolist())
+          for title, ids in (("the report; hidden tokens are blue", batch.input_ids), ("what E_r sees", masked_ids))}
+lesson.figure(plotting.token_strips(strips), "tokens", "A report before and after a quarter of its tokens was masked")
+
+# %% [markdown]
+# Same length above and below. Pieces of one word are hidden one by one, so that often a word can be read from what is
+# left of it.
+#
+# Play with it; without a running notebook you see one setting only.
+
+# %%
+widgets.MaskingExplorer(batch, tokenizer, config)
+
+# %% [markdown]
+# **Claim:** Exactly half of the patches are hidden in every image, not half on average.
+
+# %%
+lesson.claim("Exactly half of the patches are hidden in every image, not half on average.",
+             bool((mask.sum(1) == round(L / 2)).all()))
+
+# %% [markdown]
+# This is more than neatness: with the same number in every image, a batch stays one rectangular tensor, and nothing is
+# padded.
+#
+# **Exercise.** A well-known implementation computes the number of kept patches as `int(L * (1 - mask_ratio))`. For 100
+# patches and a ratio of 0.9, how many does it keep? Think before you open the solution.
+
+# %% tags=["solution"]
+print("int:", int(100 * (1 - 0.9)), " round:", 100 - round(100 * 0.9))
+assert int(100 * (1 - 0.9)) == 9
+# 1 − 0.9 is a little less than 0.1 in floating point, and int() cuts off. The library rounds.
+
+# %% [markdown]
+# ## 2. Who decides what is hidden?
+#
+# Chance, but a chance that can be repeated. Usual code draws random numbers from a generator whose state changes with
+# each draw: then a pair's mask depends on everything that was drawn before, on how many processes share the work, and
+# on whether the training was interrupted. Here the noise is a **hash**, a function that stirs its inputs until they
+# look like chance: the seed, the epoch, the pair and the place in it.
+#
+# **Picture.** Three pairs in five epochs (an epoch is one round through all training pairs).
+
+# %%
+epochs = range(5)
+three, grid = torch.arange(3), []
+for epoch in epochs:
+    noise = counter_noise(lesson.seed, torch.full_like(three, epoch), three, L, IMAGE_STREAM)
+    grid.append(plotting.hide(batch.images[:3], random_masking(noise, 0.5)[2], config.patch_size))
+grid = [[column[n] for column in grid] for n in range(3)]
+figure = plotting.gallery(grid, [f"epoch {epoch}" for epoch in epochs], [f"pair {n}" for n in range(3)])
+lesson.figure(figure, "epochs", "The masks of three pairs in five epochs")
+
+# %% [markdown]
+# Each pair has a new mask in each epoch, so over the epochs everything is seen.
+#
+# **By hand.** The hash, for one number at a time, in plain Python. Multiplying by an odd constant and folding the
+# upper bits onto the lower, twice, is enough to lose every trace of order.
+
+
+# %%
+def stir(x: int) -> int:
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) % 2**32
+    x = ((x ^ (x >> 15)) * 0x846CA68B) % 2**32
+    return x ^ (x >> 16)
+
+
+def noise_by_hand(seed: int, epoch: int, pair: int, place: int) -> float:
+    key = stir(stir(stir((4 * seed + IMAGE_STREAM) % 2**32) ^ epoch) ^ pair)
+    bits = stir(stir((key + 0x9E3779B9 * place) % 2**32))
+    return (bits >> 8) / 2**24  # 24 bits: what a float32 holds exactly
+
+
+# %% [markdown]
+# **Check:**
+
+# %%
+library = counter_noise(7, torch.tensor([3]), torch.tensor([11]), L, IMAGE_STREAM)[0]
+assert library.tolist() == [noise_by_hand(7, 3, 11, place) for place in range(L)]
+print("equal to the last bit:", [round(x, 3) for x in library[:4].tolist()])
+
+# %% [markdown]
+# **Claim:** A pair gets the same mask alone, in any batch and in any order.
+#
+# **Claim:** In the next epoch it gets another mask.
+
+# %%
+def mask_of(rows: list[int], epoch: int = 0) -> torch.Tensor:
+    noise = counter_noise(lesson.seed, torch.full((len(rows),), epoch), torch.tensor(rows), L, IMAGE_STREAM)
+    return random_masking(noise, 0.5)[2]
+
+
+alone, early, late = mask_of([5])[0], mask_of([5, 1, 2])[0], mask_of([9, 4, 3, 5])[3]
+lesson.claim("A pair gets the same mask alone, in any batch and in any order.",
+             torch.equal(alone, early) and torch.equal(alone, late))
+lesson.claim("In the next epoch it gets another mask.", not torch.equal(alone, mask_of([5], epoch=1)[0]))
+
+# %% [markdown]
+# So a training can be stopped, resumed, or spread over four GPUs, and each pair is still masked as if nothing had
+# happened.
+#
+# **Exercise.** At 50 %, how many epochs does it take until a given patch has been seen at least once with 99 %
+# certainty? Predict, then compare with the count.
+
+# %% tags=["solution"]
+seen_by_then = torch.stack([mask_of(list(range(200)), epoch) == 0 for epoch in range(10)]).cumsum(0) > 0
+for epoch, seen in enumerate(seen_by_then, 1):
+    print(f"after {epoch:2d} epochs: {seen.float().mean():.4f} of all patches seen, predicted {1 - 0.5**epoch:.4f}")
+assert seen_by_then[6].float().mean() > 0.98  # 1 − ½⁷ > 0.99
+
+# %% [markdown]
+# ## 3. What does half the image cost?
+#
+# **By hand.** The encoder turns *all* patches into vectors, adds where they stood, and only then drops the hidden
+# ones. So a patch knows its place though its neighbours are gone. All the blocks, which are nearly all of the work,
+# see the short list.
+
+# %%
+torch.manual_seed(lesson.seed)
+encoder = ImageEncoder(config).to(lesson.device)  # untrained: the cost is the same
+images, noise = batch.images, batch.image_noise
+kept, _, _ = random_masking(noise, 0.5)
+
+# %%
+vit = encoder.vit  # timm's vision transformer
+with torch.inference_mode():
+    vectors = vit.patch_embed(images) + vit.pos_embed[:, 1:]  # N, L, D
+    visible = torch.stack([row[ids] for row, ids in zip(vectors, kept, strict=True)])  # N, L_keep, D
+    class_token = (vit.cls_token + vit.pos_embed[:, :1]).expand(len(images), -1, -1)
+    by_hand = vit.norm(vit.blocks(torch.cat([class_token, visible], dim=1)))[:, 1:]
+
+# %% [markdown]
+# **Check:**
+
+# %%
+with torch.inference_mode():
+    torch.testing.assert_close(by_hand, encoder(images, kept))
+print(tuple(vectors.shape), "→", tuple(by_hand.shape))
+
+# %% [markdown]
+# Now measure four things for some ratios: tokens that go through the blocks; operations; bytes that must be kept for
+# the backward pass; and the time of forward and backward. For the report encoder, likewise.
+
+# %%
+def costs_of(module, *inputs) -> dict:
+    return {"operations": cost.flops(module, *inputs), "memory kept": cost.kept_bytes(module, module, *inputs),
+            "time": cost.seconds(lambda *given: module(*given).sum().backward(), *inputs, repeats=3)}
+
+
+image_costs = []
+for ratio in ratios:
+    kept, _, _ = random_masking(noise, ratio)
+    image_costs.append({"patches": kept.shape[1], **costs_of(encoder, images, kept)})
+
+# %%
+report_encoder = ReportEncoder(config).to(lesson.device)
+report_costs = []
+for ratio in ratios:
+    masked, _, _ = mask_report(batch.input_ids, batch.attention_mask, batch.text_noise, ratio,
+                               tokenizer.mask_token_id, special)
+    report_costs.append({"tokens": masked.shape[1], **costs_of(report_encoder, masked, batch.attention_mask)})
+
+# %%
+panels = {title: (ratios, {key: [row[key] for row in rows] for key in rows[0]})
+          for title, rows in (("image encoder", image_costs), ("report encoder", report_costs))}
+lesson.figure(plotting.relative_costs(panels), "costs", "What masking saves, per encoder, relative to hiding nothing")
+
+# %%
+shown = pd.concat([pd.DataFrame(rows, index=[f"{what}, {ratio:.0%} hidden" for ratio in ratios])
+                   for what, rows in (("image", image_costs), ("report", report_costs))])
+shown = pd.DataFrame({"patches": shown["patches"], "tokens": shown["tokens"], "GFLOP": shown["operations"] / 1e9,
+                      "MB kept": shown["memory kept"] / 1e6, "ms": 1000 * shown["time"]})
+shown = shown.round(2).astype(object).where(shown.notna(), "")
+lesson.table(shown, "costs", "Cost of one pass of some images or reports; the time is forward and backward")
+
+# %% [markdown]
+# The image encoder follows the number of patches; what stays on top is the class token and the embedding of all
+# patches. The report encoder does not care at all.
+#
+# **Claim:** Half of the patches cost about half of the image encoder.
+#
+# **Claim:** Replacing tokens by [MASK] saves nothing in the report encoder.
+
+# %%
+halved = [image_costs[2][what] / image_costs[0][what] for what in ("operations", "memory kept")]
+print(f"operations {halved[0]:.2f}, memory {halved[1]:.2f} of the whole")
+lesson.claim("Half of the patches cost about half of the image encoder.", max(abs(h - 0.5) for h in halved) < 0.08)
+lesson.claim("Replacing tokens by [MASK] saves nothing in the report encoder.",
+             len({(row["tokens"], row["operations"], row["memory kept"]) for row in report_costs}) == 1)
+
+# %% [markdown]
+# **Exercise.** The encoder compares each patch with each other patch. At a mask ratio of 75 %, which share of these
+# comparisons is left? And why do the operations not fall that steeply?
+
+# %% tags=["solution"]
+def comparisons(patches: int) -> int:
+    return (patches + 1) ** 2  # the class token takes part
+
+
+print(f"{comparisons(image_costs[3]['patches']) / comparisons(image_costs[0]['patches']):.1%} of the comparisons,"
+      f" {image_costs[3]['operations'] / image_costs[0]['operations']:.1%} of all operations")
+# A quarter of a quarter is left. But with so few patches, comparing is a small part of the work: most of it
+# is done on each patch alone, in the perceptrons.
+
+# %% [markdown]
+# ## 4. How can half of an image be enough?
+#
+# Because neighbours are alike. Let us try to fill the holes without any learning: each hidden pixel becomes the mean
+# of the pixels around it, again and again, until it is smooth.
+#
+# **By hand:**
+
+
+# %%
+def smooth_in(images: torch.Tensor, hidden: torch.Tensor, rounds: int = 400) -> torch.Tensor:
+    x = torch.where(hidden, images.mean(), images)
+    for _ in range(rounds):
+        around = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel_size=3, stride=1)
+        x = torch.where(hidden, around, images)
+    return x
+
+
+def pixels_hidden(mask: torch.Tensor) -> torch.Tensor:
+    return unpatchify(mask[:, :, None].expand(-1, -1, config.patch_size**2), config.patch_size).bool()
+
+
+filled = smooth_in(batch.images, pixels_hidden(mask))
+
+# %% [markdown]
+# **Check.** The error on hidden pixels, by hand and by the library's loss (without normalising the patches this time):
+
+# %%
+error = ((filled - batch.images)[pixels_hidden(mask).expand_as(filled)] ** 2).mean()
+P = config.patch_size
+torch.testing.assert_close(
+    error, image_reconstruction_loss(patchify(filled, P), patchify(batch.images, P), mask, norm_pix=False))
+restored = 1 - float(error / batch.images.var())
+print(f"restored: {restored:.0%} of the variance of the gray levels")
+
+# %% [markdown]
+# **Picture.**
+
+# %%
+rows = [[plotting.to_gray(batch.images)[n], plotting.hide(batch.images, mask, P)[n], plotting.to_gray(filled)[n],
+         plotting.to_gray(filled - batch.images)[n]] for n in range(2)]
+figure = plotting.gallery(rows, ["original", "seen", "filled from neighbours", "what is wrong (gray: nothing)"])
+lesson.figure(figure, "smoothed", "Half of the patches filled in from their neighbours without any learning")
+
+# %% [markdown]
+# Brightness comes back, structure does not: ribs, borders, findings. That is why the reconstruction loss normalises
+# each patch first; else a model could earn most of the reward by smoothing ([03_training](03_training.ipynb)).
+#
+# **Claim:** Without any learning, the neighbours bring back more than a third of the variance of hidden gray levels.
+
+# %%
+lesson.claim("Without any learning, the neighbours bring back more than a third of the variance of hidden gray levels.",
+             restored > 1 / 3)
+
+# %% [markdown]
+# And reports? The simplest neighbour of a word is the word before it. We count in the training reports which token
+# follows which, and guess each hidden token so.
+
+# %%
+follows = defaultdict(Counter)
+for ids in tokenizer(reports.tolist())["input_ids"]:
+    for before, after in pairwise(ids):
+        follows[before][after] += 1
+frequent = sum(follows.values(), Counter()).most_common(1)[0][0]
+
+# %%
+right = {"the word before": [], "the most frequent token": []}
+for ids, where in zip(batch.input_ids.tolist(), hidden.tolist(), strict=True):
+    for place in (place for place, is_hidden in enumerate(where) if is_hidden):
+        guess = follows[ids[place - 1]].most_common(1)
+        right["the word before"].append(bool(guess) and guess[0][0] == ids[place])
+        right["the most frequent token"].append(frequent == ids[place])
+print({name: f"{np.mean(values):.0%}" for name, values in right.items()})
+
+# %% [markdown]
+# **Claim:** The word before tells a hidden word far more often than the most frequent token does.
+
+# %%
+lesson.claim("The word before tells a hidden word far more often than the most frequent token does.",
+             np.mean(right["the word before"]) > 2 * np.mean(right["the most frequent token"]))
+
+# %% [markdown]
+# So much of a report is routine that it can be guessed without looking at the image. What is *not* routine, the
+# findings, is what the model should learn to read; a quarter of the words is a compromise between a task that is too
+# easy and a report that says too little.
+#
+# **Exercise.** With 75 % of an image hidden, how much will smoothing restore? Predict a number.
+
+# %% tags=["solution"]
+_, _, sparse = random_masking(batch.image_noise, 0.75)
+smoothed = smooth_in(batch.images, pixels_hidden(sparse))
+error = image_reconstruction_loss(patchify(smoothed, P), patchify(batch.images, P), sparse, norm_pix=False)
+print(f"restored: {1 - float(error / batch.images.var()):.0%}")
+
+# %% [markdown]
+# ## Summary
+#
+# * Hidden patches are dropped, hidden tokens become `[MASK]`. The first saves time and memory, the second does not.
+# * Masks follow from seed, epoch and pair, never from a process's state.
+# * Half of an image can be hidden because neighbours are alike. What smoothing cannot bring back is what is worth
+#   learning.
+# * What the saving is worth once the decoder has to be paid stands in [03_training](03_training.ipynb).

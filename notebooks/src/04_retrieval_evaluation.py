@@ -1,0 +1,344 @@
+# %% [markdown]
+# # 04 · Retrieval evaluation
+#
+# **The question.** Given an image, is its report on top?
+#
+# **What may surprise you.** How far the number moves when the model stays the same. Which reports count as right, what
+# happens to ties, how large the gallery is and whether the input is masked each move it, some of them by a multiple.
+# A recall without its protocol is not a result.
+#
+# **How long.** Short, when the earlier notebooks have trained; else as long as training the two models takes.
+#
+# Measured is the *test* split: patients from whom the model has seen nothing. The paper's body, and with it the
+# protocol behind its numbers, is not public ([00_start_here](00_start_here.ipynb)). So no number of ours can be put
+# beside one of theirs, and this notebook shows what one would have to know to do so.
+
+# %% tags=["parameters"]
+profile: str = "smoke"  # size of everything: smoke (seconds), demo (two CPU cores, minutes), base (the paper's, GPU)
+data: str = ""  # data set folder made by `python -m data_prep`; empty: a synthetic one is drawn
+out: str = ""  # folder for what the notebooks leave; empty: runs/<profile>
+seed: int = 0  # of the initial weights, the order of the pairs and the masks
+device: str = "auto"  # auto, cpu, cuda
+
+# %%
+from mcr_lib.lesson import Lesson
+
+lesson = Lesson.begin("04_retrieval_evaluation", globals())
+
+# %%
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import hypergeom
+
+from mcr_lib import plotting
+from mcr_lib.retrieval import KS, Index, cluster_draws, evaluate, merge_texts, query_ranks, ranks
+
+# %%
+run = lesson.train()
+model, pairs, image_features, text_features = lesson.features(run, "test")
+table = pairs.table
+texts, labels, patients = (table[column].tolist() for column in ("report", "labels", "patient_id"))
+N = len(table)
+print(f"{N} pairs of {len(set(patients))} patients; features: images {tuple(image_features.shape)}, reports alike")
+
+# %% [markdown]
+# ## 1. Where does its report stand?
+#
+# The model gave every image and every report a vector of length 1. Their inner product, the **cosine**, is the score.
+# For an image, sort all reports by score; the **rank** of its own report is its place in that list. **Recall at K**,
+# R@K, is the share of images whose report stands among the first K.
+#
+# **Picture.** The first three reports for three images, drawn by lot. *Shares a finding* means that one of the labels
+# is the same.
+
+# %%
+index = Index(image_features, text_features, table, "notebook 04")
+
+
+def kind_of(row: int, hit) -> str:
+    shared = set(labels[row].split("|")) & set(hit.labels.split("|"))
+    return "own" if hit.report == texts[row] else "related" if shared else "unrelated"
+
+
+drawn = np.random.default_rng(lesson.seed).choice(N, 3, replace=False)
+queries = [{"gray": pairs.read(np.array([row]))[0][0, 0] / 255, "own": texts[row],
+            "hits": [(hit.score, hit.report, kind_of(row, hit))
+                     for hit in index.search(image_features[row], k=3, distinct=True)]} for row in drawn]
+lesson.figure(plotting.top_reports(queries), "top_reports", "The first three reports found for three images")
+
+# %% [markdown]
+# Look at the scores, too: they lie close together, and the first is hardly above the third. Only their *order* counts
+# here.
+#
+# **By hand.** The rank of the own report is one more than the number of reports that score higher. If another report
+# scores exactly the same, it is put before the own one: a tie is not a success. Ties are no rare accident here, for
+# some reports have the same text. So that rounding does not tell them apart, equal texts share one vector.
+
+# %%
+first_with_text = [texts.index(text) for text in texts]
+reports = text_features[first_with_text]
+scores = (image_features.double() @ reports.double().T).numpy().round(9)  # image n, report m → N, N
+own = scores.diagonal()
+better_or_tied = (scores >= own[:, None]).sum(axis=1) - 1  # the own report is not counted against itself
+by_hand = better_or_tied + 1
+print({f"R@{k}": f"{100 * (by_hand <= k).mean():.1f} %, chance {100 * k / N:.1f} %" for k in KS})
+
+# %% [markdown]
+# **Check** against the library, which never holds all scores at once (a gallery may have a million reports):
+
+# %%
+everyone = torch.arange(N)
+assert ranks(image_features, reports, everyone, everyone).tolist() == by_hand.tolist()
+print("the same ranks")
+
+# %% [markdown]
+# **Picture.** Recall for every K at once. Where the line leaves the dotted one, the model knows something.
+
+# %%
+exact = query_ranks(image_features, text_features, texts=texts, labels=labels, protocol="exact")
+figure = plotting.cumulative({"image to report": exact["image_to_text"].ranks,
+                              "report to image": exact["text_to_image"].ranks}, N)
+lesson.figure(figure, "cumulative", "Share of queries whose own match is among the first K, for every K")
+
+# %% [markdown]
+# **Exercise.** Suppose a broken model gives *every* image and *every* report the same vector. Predict its R@1 if ties
+# are broken in favour of the own report, and if they are broken against it. What would you like a measurement to say?
+
+# %% tags=["solution"]
+point = torch.nn.functional.normalize(torch.ones(N, 8), dim=1)
+against = int((ranks(point, point, everyone, everyone) == 1).sum()) / N
+flat = (point @ point.T).numpy().round(6)
+in_favour = float(((flat > flat.diagonal()[:, None]).sum(axis=1) + 1 == 1).mean())
+print(f"ties in favour: R@1 = {in_favour:.0%}; ties against: R@1 = {against:.0%}")
+assert (in_favour, against) == (1, 0)
+# `argmax` in favour of the own report is an easy slip (it stands on the diagonal, so it often comes first), and makes
+# the worst of all models perfect.
+
+# %% [markdown]
+# ## 2. What counts as right?
+#
+# Radiologists write the same normal report again and again. If two patients have the same text, word for word, no model
+# can tell which is whose. Three answers, each defensible:
+#
+# | protocol | right is | who asks like this |
+# |---|---|---|
+# | `exact` | the own pair only | most papers, often silently |
+# | `text-identical` | any report with the same text; identical reports are one item of the gallery | CXR-CLIP |
+# | `label-match` | any pair that shares a label | papers that call it P@K or semantic retrieval |
+#
+# **By hand.** How many duplicates are there? Merging needs one line: spaces and capitals aside, equal texts get equal
+# numbers.
+
+# %%
+keys = [" ".join(text.casefold().split()) for text in texts]
+number = {key: n for n, key in enumerate(dict.fromkeys(keys))}  # in order of first appearance
+text_id = [number[key] for key in keys]
+copies = pd.Series(text_id).value_counts()
+print(f"{N} reports, {len(number)} different ones; the most frequent stands there {copies.max()} times")
+
+# %% [markdown]
+# **Check** against the library, then measure under all three, in both directions:
+
+# %%
+assert merge_texts(texts)[0].tolist() == text_id
+protocols = ("exact", "text-identical", "label-match")
+measured = {protocol: evaluate(image_features, text_features, texts=texts, labels=labels, clusters=patients,
+                               protocol=protocol) for protocol in protocols}
+
+
+# %%
+def first_hit(result: dict, direction: str) -> dict:
+    """How often the first hit is right, in percent: R@1, which label-match calls precision at 1."""
+    key = next(key for key in (f"{direction}_R@1", f"{direction}_precision@1") if key in result)
+    low, high = result["interval"][key]
+    return {"value": result[key], "low": low, "high": high, "chance": result["chance"][key]}
+
+
+directions = {"image to report": "image_to_text", "report to image": "text_to_image"}
+panels = {title: pd.DataFrame({name: first_hit(result, direction) for name, result in measured.items()}).T
+          for title, direction in directions.items()}
+lesson.figure(plotting.intervals(panels, "first hit is right (%)"), "protocols",
+              "One model, three protocols: how often the first hit is right, with 95 % interval and chance")
+
+# %%
+lesson.table(pd.concat(panels, axis=1).round(1), "protocols", "How often the first hit is right, by protocol (percent)")
+
+# %% [markdown]
+# One model, one gallery. Do not forget the gray mark: chance moves as well. With labels it is high, for findings are
+# shared by many; a `label-match` number that impresses beside an `exact` one may be less of an achievement.
+#
+# **Claim:** Merging identical reports never lowers the recall from image to report.
+
+# %%
+merged = query_ranks(image_features, text_features, texts=texts, labels=labels)["image_to_text"].ranks
+lesson.claim("Merging identical reports never lowers the recall from image to report.",
+             bool((merged <= exact["image_to_text"].ranks).all()))
+
+# %% [markdown]
+# It holds for every single image, not only on average: a twin of the own report can no longer stand before it, and
+# twins of other reports take one place instead of several.
+#
+# **Exercise.** The bare minimum for a report is to say *normal*. Suppose a model knows just one thing, whether a study
+# is normal or not, and is right about it every time. Predict roughly what it reaches under `exact` and under
+# `text-identical`. Build it from `labels` and see.
+
+# %% tags=["solution"]
+normal = torch.tensor([label == "" for label in labels])
+only_normal = torch.nn.functional.one_hot(normal.long(), 2).float()
+for protocol in ("exact", "text-identical"):
+    result = evaluate(only_normal, only_normal, texts=texts, labels=labels, clusters=patients, protocol=protocol,
+                      n_bootstrap=0)
+    print(f"{protocol}: image to report R@1 {result['image_to_text_R@1']:.1f} %, "
+          f"median rank {result['image_to_text_median_rank']:.0f} of {result['gallery']['texts']}")
+# Ties count against it, so R@1 says 0 where the median rank tells that it knows half of what there is to know. No
+# single number says everything.
+
+# %% [markdown]
+# ## 3. Against how many, and seen how?
+#
+# Papers rank among 100, 1,000 or 5,000 reports. That alone moves R@1, and by how much needs no experiment: it follows
+# from the ranks. If r − 1 reports beat the own one in a gallery of N, and n − 1 of the N − 1 others are drawn at random
+# for a smaller gallery, then the own report is on top exactly when none of the r − 1 was drawn.
+#
+# **By hand.** The probability of that is hypergeometric; averaged over all images it is the expected R@1.
+
+# %%
+def recall_in_smaller_gallery(ranks_in_full, n: int, k: int = 1) -> float:
+    beaten_by = np.asarray(ranks_in_full) - 1  # reports before the own one in the full gallery
+    return 100 * float(hypergeom.cdf(k - 1, N - 1, beaten_by, n - 1).mean())
+
+
+sizes = np.unique(np.geomspace(2, N, 40).round().astype(int))
+curve = [recall_in_smaller_gallery(by_hand, n) for n in sizes]
+
+# %% [markdown]
+# **Check** the two ends: with the whole gallery it must be the measured R@1, and a drawing of many small galleries must
+# come near it.
+
+# %%
+assert abs(curve[-1] - measured["exact"]["image_to_text_R@1"]) < 1e-9
+rng, n, hits = np.random.default_rng(0), max(2, N // 4), []
+for _ in range(400):
+    some = rng.choice(N, n, replace=False)
+    drawn_ranks = ranks(image_features[some], reports[some], everyone[:n], everyone[:n])
+    hits.append(100 * float((drawn_ranks == 1).float().mean()))
+print(f"gallery of {n}: drawn {np.mean(hits):.2f} %, from the formula {recall_in_smaller_gallery(by_hand, n):.2f} %")
+assert abs(np.mean(hits) - recall_in_smaller_gallery(by_hand, n)) < 4 * np.std(hits) / 20 + 0.1
+
+# %%
+figure = plotting.gallery_sizes(sizes, {"this model": curve, "chance": 100 / sizes}, N)
+lesson.figure(figure, "gallery", "The same model among more and more reports: how often the own one is on top")
+
+# %% [markdown]
+# **Claim:** The smaller the gallery, the higher the recall, with the same model and the same ranks.
+
+# %%
+lesson.claim("The smaller the gallery, the higher the recall, with the same model and the same ranks.",
+             bool((np.diff(curve) <= 1e-9).all() and curve[0] > curve[-1]))
+
+# %% [markdown]
+# **Seen how?** In training the encoders only ever saw half of an image and three quarters of a report. So which input
+# should be evaluated: masked, as it was trained, or whole, as it will be used? Both are measured here, with nothing
+# else changed.
+
+# %%
+_, _, masked_images, masked_texts = lesson.features(run, "test", masked=True)
+masked = evaluate(masked_images, masked_texts, texts=texts, labels=labels, clusters=patients)
+both = {"whole input": measured["text-identical"], "masked input": masked}
+panels = {title: pd.DataFrame({name: first_hit(result, direction) for name, result in both.items()}).T
+          for title, direction in directions.items()}
+lesson.figure(plotting.intervals(panels, "R@1 (%), text-identical"), "masked",
+              "The same model on whole and on masked input")
+
+# %% [markdown]
+# Although the model was never trained on whole input, it does better with it: what is not hidden need not be guessed.
+#
+# **Claim:** Masking the input at inference loses recall.
+
+# %%
+lesson.number("masked_rsum_loss", both["whole input"]["rsum"] - masked["rsum"],
+              "What masked inference loses: sum of the six R@K, whole minus masked, in points")
+lesson.claim("Masking the input at inference loses recall.", both["whole input"]["rsum"] > masked["rsum"], needs="demo")
+
+# %% [markdown]
+# **Exercise.** A paper reports R@1 in a gallery of 100. From the curve's formula, predict what our model would have
+# reported, first as a ratio to its own R@1, then look.
+
+# %% tags=["solution"]
+n = min(100, N)
+small, full = recall_in_smaller_gallery(by_hand, n), measured["exact"]["image_to_text_R@1"]
+print(f"R@1 among {n}: {small:.1f} %; among {N}: {full:.1f} %")
+
+# %% [markdown]
+# ## 4. How sure is the number?
+#
+# The test split is a sample. Another sample of patients would have given another number, and an interval says how
+# different. The **bootstrap** makes other samples from the one we have: draw as many patients as there are, *with*
+# putting back, and compute the recall again. It must draw patients and not images: images of one patient look alike and
+# rise or fall together.
+#
+# **By hand.** R@1 from image to report, for a thousand draws of patients.
+
+# %%
+code, names = pd.factorize(pd.Series(patients))  # pair → patient
+on_top = (exact["image_to_text"].ranks == 1).double()  # N
+draws = cluster_draws(len(names), 1000, seed=0)  # 1000, patients: how often each is drawn
+weight = draws[:, code]  # 1000, N: an image counts as often as its patient was drawn
+recall = 100 * (weight @ on_top) / weight.sum(dim=1)  # 1000
+by_patient = recall.quantile(torch.tensor([0.025, 0.975]).double())
+
+# %% [markdown]
+# **Check** against the library's interval:
+
+# %%
+torch.testing.assert_close(by_patient.tolist(), measured["exact"]["interval"]["image_to_text_R@1"])
+print(f"R@1 {measured['exact']['image_to_text_R@1']:.1f} %, 95 % interval {by_patient[0]:.1f} … {by_patient[1]:.1f} %")
+
+# %% [markdown]
+# **Two models.** Are two of them different? Comparing two intervals asks the wrong question, for both models face the
+# *same* hard and easy patients. The right one: is the *difference*, patient by patient, surely not zero? The two orders
+# of mapping and averaging (see [02_mba_vs_abm](02_mba_vs_abm.ipynb)) as an example:
+
+# %%
+abm_run = lesson.train("mcr-abm", alignment="abm")
+_, _, abm_images, abm_texts = lesson.features(abm_run, "test")
+abm = query_ranks(abm_images, abm_texts, texts=texts, labels=labels, protocol="exact")["image_to_text"].ranks
+mba = exact["image_to_text"].ranks
+
+
+def interval(per_image) -> list[float]:
+    """Mean of a value per image, with its interval over patients."""
+    value = torch.as_tensor(per_image).double()
+    resampled = (weight @ value) / weight.sum(dim=1)
+    return [float(value.mean()), *resampled.quantile(torch.tensor([0.025, 0.975]).double()).tolist()]
+
+
+rows = {"MbA, R@10": interval(100 * (mba <= 10)), "AbM, R@10": interval(100 * (abm <= 10)),
+        "difference, paired": interval(100 * ((mba <= 10).double() - (abm <= 10).double()))}
+lesson.table(pd.DataFrame(rows, index=["value", "low", "high"]).T.round(1), "paired",
+             "Two models on the same patients: recall at 10 from image to report (percent) and its paired difference")
+
+# %% [markdown]
+# **Exercise.** Predict: is the interval of the difference wider or narrower than what you would get if the two models
+# had been tested on two *different* sets of patients of this size? Compute it and compare.
+
+# %% tags=["solution"]
+a, b = rows["MbA, R@10"], rows["AbM, R@10"]
+unpaired = float(np.hypot((a[2] - a[1]) / 2, (b[2] - b[1]) / 2))
+paired = (rows["difference, paired"][2] - rows["difference, paired"][1]) / 2
+print(f"half width paired ±{paired:.1f}, unpaired about ±{unpaired:.1f} points")
+# The more the two models succeed on the same images, the more pairing helps. And mind what neither shows: another seed
+# of the *training* is another model, and only several trained models can show how much that moves the number.
+
+# %% [markdown]
+# ## Summary
+#
+# * A rank needs a rule for ties, a recall needs a protocol, a gallery size, a kind of input and an interval. They stand
+#   in every result file of this kit (`metrics.json`).
+# * From ranks one can compute the recall in any smaller gallery; so papers with different galleries can be compared if
+#   they publish ranks, and not if they publish recalls.
+# * Bootstrap patients, not images; compare models pair by pair.
+#
+# Next: [05_modality_gap](05_modality_gap.ipynb) looks at where the vectors lie; [06_explore](06_explore.ipynb) lets you
+# ask with your own words.

@@ -1,0 +1,352 @@
+# %% [markdown]
+# # 06 · Explore
+#
+# **The question.** What does it find for *my* sentence, or for *my* image?
+#
+# **What may surprise you.** Nobody has ever shown this model where anything is. Yet with Mapping before Aggregation
+# each patch and each word has its own place in the common space, and one can ask a patch what it thinks of a word. How
+# often the answer is right is measured here, against boxes that the model never saw.
+#
+# **How long.** Short, when the earlier notebooks have trained; else as long as training the two models takes.
+#
+# You need two names: **MbA** maps local features to the common space and then averages (the way of the paper, see
+# [00_start_here](00_start_here.ipynb)), **AbM** averages first and then maps. [02_mba_vs_abm](02_mba_vs_abm.ipynb) is
+# about the difference.
+
+# %% tags=["parameters"]
+profile: str = "smoke"  # size of everything: smoke (seconds), demo (two CPU cores, minutes), base (the paper's, GPU)
+data: str = ""  # data set folder made by `python -m data_prep`; empty: a synthetic one is drawn
+out: str = ""  # folder for what the notebooks leave; empty: runs/<profile>
+seed: int = 0  # of the initial weights, the order of the pairs and the masks
+device: str = "auto"  # auto, cpu, cuda
+
+# %%
+from mcr_lib.lesson import Lesson
+
+lesson = Lesson.begin("06_explore", globals())
+
+# %%
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import display
+from PIL import Image
+
+from data_prep.images import letterbox, read_gray
+from mcr_lib import plotting, run_folder
+from mcr_lib.answers import Searcher
+from mcr_lib.data import prepare_images, store_size
+from mcr_lib.grounding import bootstrap_mean, boxes_on_square, heat_map, measure, prompt
+from mcr_lib.retrieval import Index
+from mcr_lib.widgets import RetrievalExplorer, WordExplorer
+
+# %% [markdown]
+# Two models with the same sizes and the same seed are trained, or found where an earlier notebook left them. The
+# **gallery** is the test split: pairs of patients from whom neither model has seen anything.
+
+# %%
+runs = {"MbA": lesson.train(), "AbM": lesson.train("mcr-abm", alignment="abm")}
+searchers = {}
+for name, run in runs.items():
+    model, tokenizer = run_folder.load(run, lesson.device)
+    index = run_folder.build_index(run, lesson.data, split="test", device=lesson.device)
+    searchers[name] = Searcher(index, model, tokenizer)
+mba, abm = searchers["MbA"], searchers["AbM"]
+
+# %%
+_, pairs, image_features, text_features = lesson.features(runs["MbA"], "test", masked=True)
+masked_index = Index(image_features, text_features, mba.index.table, mba.index.model_hash)
+searchers["MbA, masked"] = Searcher(masked_index, mba.model, mba.tokenizer, masked=True)
+
+# %% [markdown]
+# ## 1. What does it find for my sentence?
+#
+# **Picture.** Type a finding and press Enter; or choose an image of the gallery; or upload your own (PNG, JPEG or
+# DICOM; it stays on this machine). You see the best K with their **score**, the cosine of the two vectors. What
+# glows are the patches, and what is marked are the words, that speak *for* the query rather than for any other.
+
+# %%
+RetrievalExplorer(searchers, sentence="Large left pneumothorax.", k=5)
+
+# %% [markdown]
+# Without a running kernel you see the state in which it was left. Try in any case:
+#
+# * a finding that the phantom knows (effusion, mass, pacemaker), then one that it does not (appendicitis):
+#   the search always answers; does the score tell you that the answer is nonsense?
+# * the same sentence with `MbA, masked`: query and gallery are now seen as in training, with half of the patches and a
+#   quarter of the words gone;
+# * an image, and then *Light up* with single words of the best report.
+#
+# **By hand.** A search is one matrix product.
+
+# %%
+tokens = mba.tokenizer("Large left pneumothorax.", return_tensors="pt").to(lesson.device)
+with torch.inference_mode():
+    query = mba.model.encode_text(tokens["input_ids"], tokens["attention_mask"])[0].cpu()
+scores = mba.index.features["images"] @ query  # gallery, D @ D → gallery
+best = scores.argsort(descending=True)[:5]
+
+# %% [markdown]
+# **Check** that the index finds the same rows with the same scores:
+
+# %%
+hits = mba.index.search(query, k=5, among="images")
+assert [hit.row for hit in hits] == best.tolist()
+np.testing.assert_allclose([hit.score for hit in hits], scores[best], atol=1e-6)
+pd.DataFrame({"score": [hit.score for hit in hits], "labels": [hit.labels for hit in hits]}).round(3)
+
+# %% [markdown]
+# **Exercise.** Only one word differs between *Left pneumothorax.* and *Right pneumothorax.*, and both findings look
+# alike but for the side. Predict: of the first ten images for each sentence, how many have a report with a pneumothorax
+# on the side that was asked for, and how many on the other? Then open the solution.
+
+# %% tags=["solution"]
+def sides(searcher, side: str, k: int = 10) -> dict:
+    reports = [hit.report.lower() for hit in searcher.for_text(f"{side} pneumothorax.".capitalize(), k).hits]
+    found = [text for text in reports if "pneumothorax" in text]
+    return {word: sum(f"{word} pneumothorax" in text or f"{word} apical pneumothorax" in text for text in found)
+            for word in ("left", "right")}
+
+
+pd.DataFrame({(name, f"asked: {side}"): sides(searchers[name], side)
+              for name in ("MbA", "AbM") for side in ("left", "right")}).T
+# Reports that deny a pneumothorax ("no pneumothorax") are not counted on either side. How clearly the sides are told
+# apart says how much of the sentence the model has really read.
+
+# %% [markdown]
+# ## 2. Which patch means which word?
+#
+# With MbA the score of a pair is the mean of a table, patches × words ([02_mba_vs_abm](02_mba_vs_abm.ipynb), section
+# 3). A column of that table, laid out as the patches lie in the image, is a **map of one word**: what each patch adds
+# to the score through this word.
+#
+# Most of it is the same for all words, for all reports of chests have much in common. So the **mean report** of the
+# gallery is subtracted. What is left is what the word says *rather than any other text*, and only that is drawn, where
+# it is positive.
+#
+# **By hand.** The maps of all tokens of one report, the one with the longest list of findings.
+
+# %%
+pair = int(pairs.table["labels"].str.len().argmax())
+one = pairs.batch(np.array([pair]), lesson.device)
+with torch.inference_mode():
+    patches = mba.model.image_head.map(mba.model.image_encoder(one.images))[0].cpu()  # L, D
+    words = mba.model.report_head.map(mba.model.report_encoder(one.input_ids, one.attention_mask))[0].cpu()
+words = words[:int(one.attention_mask.sum())]  # T, D: without padding
+directions = words / words.mean(dim=0).norm() - mba.index.features["texts"].mean(dim=0)  # T, D
+S = mba.model.config.img_size // mba.model.config.patch_size  # patches along a side
+maps_by_hand = (directions @ patches.T / patches.mean(dim=0).norm()).reshape(-1, S, S)  # T, S, S
+
+# %% [markdown]
+# **Check** one of them against the library:
+
+# %%
+torch.testing.assert_close(maps_by_hand[3], heat_map(patches[None], directions[3])[0], atol=1e-4, rtol=1e-3)
+print("the same map")
+
+# %% [markdown]
+# **Claim:** With MbA and the mean, the maps of all tokens average to the map of the whole report.
+
+# %%
+of_report = heat_map(patches[None], mba.index.features["texts"][pair] - mba.centre["texts"])[0]
+lesson.claim("With MbA and the mean, the maps of all tokens average to the map of the whole report.",
+             float((maps_by_hand.mean(dim=0) - of_report).abs().max()) < 1e-3)
+
+# %% [markdown]
+# **Picture.** The words that set this report apart most, and what they light up. With the slider you go through all.
+
+# %%
+report = mba.reports([pair])[0]
+weight = report.towards(mba.index.features["images"][pair] - mba.centre["images"])
+named = {name.lower(): n for n, name in enumerate(report.names()) if len(name) > 3}  # a word that comes twice: once
+telling = sorted(sorted(named.values(), key=lambda n: -weight[n])[:5])
+glow = [heat_map(patches[None], report.word(n) - mba.centre["texts"])[0] for n in telling]
+figure = plotting.glows([mba.pixels(pair) / 255] * len(glow), glow, [report.names()[n] for n in telling])
+lesson.figure(figure, "words", "The most telling words of one report, and the patches that each of them lights up")
+
+# %%
+WordExplorer(mba, pair)
+
+# %% [markdown]
+# **Exercise.** What if the mean report is *not* subtracted? Take the maps of two sentences, *Cardiomegaly.* and *Right
+# rib fracture.*, on the same image. Predict how much the two maps correlate over the patches: with the mean report
+# subtracted, and without.
+
+# %% tags=["solution"]
+sentences = mba.read(["Cardiomegaly.", "Right rib fracture."], [0, 0], pooled=True)
+raw = torch.stack([text.feature for text in sentences])
+correlation = {}
+for name, direction in (("without", raw), ("with", raw - mba.centre["texts"])):
+    maps = torch.cat([heat_map(mba.patches([pair])[0][0], d) for d in direction]).flatten(1)
+    correlation[name] = float(torch.corrcoef(maps)[0, 1])
+print({f"{name} subtracting the mean report": round(value, 2) for name, value in correlation.items()})
+# Without it, both sentences light up much the same patches: those in which the image looks like an image of a chest at
+# all. This is the gap of notebook 05, seen from inside.
+
+# %% [markdown]
+# ## 3. Do they point at the finding?
+#
+# A map that looks right proves nothing: one tends to show those that do. The phantom knows where it drew each finding,
+# so we can count. For every finding of the test split a short sentence is built from its attributes, and its map is
+# compared with its box in two ways:
+#
+# * **pointing game**: does the hottest patch touch the box?
+# * **IoU** (intersection over union): the n hottest patches against the n patches that the box covers, n being the
+#   size of the box. The size is given away, the place is not.
+#
+# Beside each stands its **chance**: what a random order of the patches would get, which for a large box is a lot. And a
+# second control: the same images with the words of *another* finding. A map that only knows where chests are
+# interesting does just as well with the wrong words.
+
+# %%
+known = lesson.data / "boxes.parquet"
+boxes = pd.read_parquet(known) if known.exists() else pd.DataFrame(columns=["pair_id"])  # real data have none
+row_of_pair = {pair_id: row for row, pair_id in enumerate(pairs.table["pair_id"])}
+boxes = boxes[boxes["pair_id"].isin(row_of_pair)].reset_index(drop=True)
+rows = boxes["pair_id"].map(row_of_pair).to_numpy(int)
+prompts = [prompt(finding) for finding in boxes.itertuples()]
+print(len(boxes), "findings with a box, for example:", prompts[:3])
+
+# %% [markdown]
+# The boxes are fractions of the image as it was drawn; the model sees it **letterboxed**, with black bars where it is
+# not square. So the boxes must be moved, or everything would be measured in the wrong place.
+
+# %%
+sizes = np.array([Image.open(path).size for path in mba.index.table["image_path"].iloc[rows]]).reshape(-1, 2)
+on_square = boxes_on_square(boxes[["x0", "y0", "x1", "y1"]].to_numpy(float), sizes) if len(boxes) else np.zeros((0, 4))
+other = np.roll(np.arange(len(boxes)), len(boxes) // 2)  # whose words the second control uses
+
+
+def maps(searcher, words_of) -> torch.Tensor:  # → N, S, S
+    patches = torch.cat([seen[0] for seen in searcher.patches(rows.tolist())])
+    texts = searcher.read([prompts[n] for n in words_of], [0] * len(rows), pooled=True)
+    return heat_map(patches, torch.stack([text.feature for text in texts]) - searcher.centre["texts"])
+
+
+# %%
+if len(boxes):
+    own = np.arange(len(boxes))
+    all_maps = {"MbA": maps(mba, own), "AbM": maps(abm, own), "MbA, other words": maps(mba, other)}
+    results = {name: measure(m, on_square).assign(finding=boxes["label"]) for name, m in all_maps.items()}
+
+# %% [markdown]
+# **Picture.** A few of them, drawn by lot, not by looks: the map for the sentence above each image; the blue frame is
+# the box.
+
+# %%
+if len(boxes):
+    lot = np.random.default_rng(lesson.seed).choice(len(boxes), min(10, len(boxes)), replace=False)
+    figure = plotting.glows([mba.pixels(row) / 255 for row in rows[lot]], all_maps["MbA"][lot],
+                            [prompts[n] for n in lot], on_square[lot])
+    lesson.figure(figure, "maps", "MbA: where ten sentences about findings lie in their images; framed: where they are")
+    display(figure)
+
+# %% [markdown]
+# **By hand.** The pointing game is a few lines: find the hottest patch, look whether the box reaches into it.
+
+# %%
+def points_at(heat, box) -> bool:
+    S = len(heat)
+    row, column = divmod(int(heat.argmax()), S)
+    x0, y0, x1, y1 = box * S  # in patches
+    return bool(x0 < column + 1 and x1 > column and y0 < row + 1 and y1 > row)
+
+
+# %% [markdown]
+# **Check** against the library, for every box:
+
+# %%
+if len(boxes):
+    by_hand = [points_at(heat, box) for heat, box in zip(all_maps["MbA"], on_square, strict=True)]
+    assert by_hand == results["MbA"]["pointing"].astype(bool).tolist()
+    print("the same", len(by_hand), "times")
+
+# %% [markdown]
+# All findings together. The intervals resample patients, for two findings of one patient are no independent witnesses.
+
+# %%
+if len(boxes):
+    patients = pairs.table["patient_id"].iloc[rows].to_numpy()
+    lines = {}
+    for name, result in results.items():
+        for measured, unit in (("pointing", "pointing game, %"), ("iou", "IoU, %")):
+            value, low, high = (100 * v for v in bootstrap_mean(result[measured], patients))
+            lines.setdefault(name, {})[unit] = f"{value:.1f} ({low:.1f} … {high:.1f})"
+    chance = 100 * results["MbA"][["pointing_chance", "iou_chance"]].mean()
+    lines["chance"] = dict(zip(["pointing game, %", "IoU, %"], chance.round(1).astype(str), strict=True))
+    summary = pd.DataFrame(lines).T
+    display(lesson.table(summary, "grounding", "Where the maps point: mean and 95 % interval over patients"))
+
+# %%
+if len(boxes):
+    figure = plotting.grounding(results, {"pointing": "pointing game (%)", "iou": "IoU (%)"})
+    lesson.figure(figure, "grounding", "Where the maps point, finding by finding (how many there are in parentheses)")
+    display(figure)
+
+# %% [markdown]
+# Read the figure with its gray marks. A long tube has a large box, and much that points anywhere near the middle
+# touches it; a nodule is smaller than a patch. What counts is the distance to chance, and to the open diamonds: the
+# same maps asked with the wrong words.
+#
+# **Exercise.** Which control is harder to beat, chance or the wrong words? Think of all effusions lying low and all
+# pacemakers lying high. Then predict how far a *fixed* map gets that ignores image and text: the mean of all maps.
+
+# %% tags=["solution"]
+if len(boxes):
+    fixed = all_maps["MbA"].mean(dim=0, keepdim=True).expand(len(boxes), -1, -1)
+    print(f"the same map for all: pointing game {100 * measure(fixed, on_square)['pointing'].mean():.1f} %, "
+          f"chance {100 * results['MbA']['pointing_chance'].mean():.1f} %")
+# Findings are not spread evenly over the chest, so a map that always points at the popular places beats chance without
+# looking. The wrong words are the fairer control: same image, same habits, only the meaning is missing.
+
+# %% [markdown]
+# ## 4. And for my image?
+#
+# The upload above reads PNG, JPEG (8 or 16 bit, gray or colour) and DICOM, whichever photometric interpretation; the
+# longer side is fitted to the model's input, the aspect ratio kept. What it cannot read, it names in the line below the
+# inputs. The same from Python, here with an image of the gallery as the file:
+#
+# **By hand.** Read, letterbox, encode, compare.
+
+# %%
+file = mba.index.table.at[pair, "image_path"]
+pixels = letterbox(read_gray(file), store_size(mba.model.config.img_size))  # uint8, S, S
+images = prepare_images(torch.from_numpy(pixels.copy())[None, None], mba.model.config.img_size,
+                        mba.model.config.in_chans).to(lesson.device)
+with torch.inference_mode():
+    feature = mba.model.encode_image(images)[0].cpu()
+
+# %% [markdown]
+# **Check** against the library, and against the vector that the index holds for this image:
+
+# %%
+torch.testing.assert_close(feature, run_folder.encode_query(mba.model, mba.tokenizer, image=file))
+torch.testing.assert_close(feature, mba.index.features["images"][pair], atol=1e-3, rtol=0)
+for hit in mba.index.search(feature, k=3, among="texts", distinct=True):
+    print(f"{hit.rank}. {hit.score:.3f} {hit.report[:90]}")
+
+# %% [markdown]
+# **Exercise.** Turn the image around, left to right, as in a mirror. Predict: does the search now find reports with the
+# sides exchanged? What would it mean if it did not?
+
+# %% tags=["solution"]
+def sides_found(pixels) -> dict:
+    reports = " ".join(hit.report.lower() for hit in mba.for_image(pixels, 10).hits).split()
+    return {side: reports.count(side) for side in ("left", "right")}
+
+
+one_sided = pairs.table["report"].str.lower().str.count("right") - pairs.table["report"].str.lower().str.count("left")
+row = int(one_sided.argmax())
+print("as it is:", sides_found(mba.pixels(row)), "mirrored:", sides_found(mba.pixels(row)[:, ::-1].copy()))
+# A model that reads sides should exchange them, and the heart and the stomach bubble are now on the wrong side, too:
+# an image that it has never seen the like of. This is why training never flips images (`prepare_images`).
+
+# %% [markdown]
+# ## Summary
+#
+# * A search is one matrix product; everything else is showing it honestly.
+# * With MbA the score falls apart into patches and words. That is an explanation of the *score*, not of the disease.
+# * A map is worth what its measurement says: against boxes, beside chance, and beside the wrong words.
+#
+# None of this is for clinical use. The command line does the same without a notebook:
+# `python -m mcr_lib search --run RUN --data DIR --text "Large left pneumothorax."`

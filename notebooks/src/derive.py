@@ -1,0 +1,50 @@
+"""Derive notebooks/NN_….ipynb from the text beside this file: `python notebooks/src/derive.py [--check]`.
+
+The .py text (cells start with `# %%`) is what one edits and reviews; the .ipynb holds the same cells, no outputs and
+only the metadata a reader's Jupyter needs, so that it is byte-identical whenever and wherever it is derived.
+Cells tagged `solution` are folded. Not here: running them (papermill does), what their text must keep (tests).
+"""
+
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+
+SRC = Path(__file__).resolve().parent
+METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"}}
+
+
+def derive(source: Path) -> str:
+    """The .ipynb file's text for a py:percent file."""
+    notebook = jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent")
+    for number, cell in enumerate(notebook.cells):
+        tags = cell.metadata.get("tags", [])
+        cell.id = f"{source.stem[:2]}-{number:02d}"  # else it is drawn at random
+        cell.metadata = {"tags": tags} if tags else {}
+        if "solution" in tags:
+            cell.metadata["jupyter"] = {"source_hidden": True}
+    notebook.metadata, notebook.nbformat, notebook.nbformat_minor = METADATA, 4, 5
+    nbformat.validate(notebook)
+    return nbformat.writes(notebook, indent=1, ensure_ascii=False).rstrip("\n") + "\n"
+
+
+def pairs() -> dict[Path, Path]:
+    """Every text form and the notebook that belongs to it."""
+    return {source: SRC.parent / f"{source.stem}.ipynb" for source in sorted(SRC.glob("[0-9][0-9]_*.py"))}
+
+
+def main(check: bool) -> int:
+    """Write every notebook that differs from its text, or with `check` only name them; the exit status."""
+    stale = [(source, target) for source, target in pairs().items()
+             if not target.exists() or target.read_text(encoding="utf-8") != derive(source)]
+    for source, target in stale:
+        print(f"{target.name} differs from src/{source.name}" if check else f"wrote {target.name}")
+        if not check:
+            target.write_text(derive(source), encoding="utf-8")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

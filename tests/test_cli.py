@@ -1,0 +1,85 @@
+"""The command line as a user types it: results, and every mistake one clear line with exit status 2."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mcr_lib.__main__ import main
+
+
+def call(capsys, *arguments):
+    """mcr_lib with these arguments, in this process → (exit status, stdout, stderr)."""
+    import unittest.mock
+
+    with unittest.mock.patch.object(sys, "argv", ["mcr_lib", *map(str, arguments)]):
+        status = main()
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.fixture(scope="module")
+def image(phantom):
+    return next((phantom / "images").glob("*.png"))
+
+
+def test_evaluate_prints_both_directions_and_writes_metrics(phantom, smoke_run, capsys):
+    status, out, _ = call(capsys, "evaluate", "--run", smoke_run, "--data", phantom)
+    assert status == 0 and "image_to_text_R@10" in out and "text_to_image_R@1" in out and "chance" in out
+    metrics = json.loads((smoke_run / "metrics.json").read_text())
+    assert metrics["image_to_text_R@1"] >= 0 and metrics["protocol"] == "text-identical"
+    assert metrics["command"].startswith("python -m mcr_lib evaluate") and metrics["data"]["synthetic"] is True
+    assert metrics["modality_gap"]["gap_distance"] > 0
+
+
+def test_search_by_text_and_by_image(phantom, smoke_run, image, capsys):
+    status, out, _ = call(capsys, "search", "--run", smoke_run, "--data", phantom, "--text", "large left effusion",
+                          "-k", "3", "--json")
+    hits = json.loads(out[out.index("["):])
+    assert status == 0 and [h["rank"] for h in hits] == [1, 2, 3] and hits[0]["score"] >= hits[2]["score"]
+    status, out, _ = call(capsys, "search", "--run", smoke_run, "--data", phantom, "--image", image)
+    assert status == 0 and len([line for line in out.splitlines() if ".png" in line]) == 5
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["train", "--data", "NOWHERE", "--run", "RUN"], "NOWHERE has no manifest.parquet"),
+    (["train", "--data", "EMPTY", "--run", "RUN"], "no manifest.parquet"),
+    (["train", "--data", "DATA", "--run", "RUN", "--profile", "huge"], "unknown profile 'huge'"),
+    (["train", "--data", "DATA", "--run", "RUN", "--set", "framwork=mcr"], "did you mean 'framework'"),
+    (["train", "--data", "DATA", "--run", "RUN", "--set", "batch_size=many"], "train.batch_size"),
+    (["train", "--data", "DATA", "--run", "RUN", "--device", "cuda:99"], "cuda:99"),
+    (["train", "--data", "DATA", "--run", "RUN", "--resume"], "nothing to resume"),
+    (["train", "--data", "DATA", "--run", "DONE"], "--resume"),
+    (["train", "--data", "DATA", "--run", "RUN", "--profile", "base", "--set", "image_weights=/no/weights"],
+     "image_weights"),
+    (["train", "--data", "DATA", "--run", "RUN", "--set", "text_weights=/no/weights"], "/no/weights"),
+    (["train", "--data", "DATA"], "--run"),
+    (["train", "--bogus"], "--bogus"),
+    (["nonsense"], "nonsense"),
+    (["evaluate", "--run", "EMPTY", "--data", "DATA"], "no config.yaml"),
+    (["evaluate", "--run", "DONE", "--data", "DATA", "--split", "tset"], "'tset'"),
+    (["evaluate", "--run", "DONE", "--data", "DATA", "--protocol", "best"], "unknown protocol 'best'"),
+    (["search", "--run", "DONE", "--data", "DATA"], "either --text or --image"),
+    (["search", "--run", "DONE", "--data", "DATA", "--text", " "], "the query is empty"),
+    (["search", "--run", "DONE", "--data", "DATA", "--image", "NOWHERE"], "NOWHERE"),
+    (["search", "--run", "DONE", "--data", "DATA", "--image", "TEXTFILE"], "not"),
+    (["reproduce", "--profile", "huge"], "unknown profile 'huge'"),
+])
+def test_a_mistake_is_one_line_and_status_2(arguments, words, phantom, smoke_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "TEXTFILE").write_text("not an image")
+    places = {"DATA": phantom, "DONE": smoke_run}
+    status, _, err = call(capsys, *[places.get(a, a) for a in arguments])
+    assert status == 2 and words in err and "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert not (tmp_path / "RUN").exists()  # nothing half-written
+
+
+def test_import_is_cheap_and_help_needs_no_torch():
+    code = "import sys, mcr_lib, mcr_lib.__main__; assert 'torch' not in sys.modules; print(mcr_lib.__all__)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "MCRConfig" in out and "Trainer" in out
+    help_text = subprocess.run([sys.executable, "-m", "mcr_lib", "train", "--help"], capture_output=True, text=True)
+    assert help_text.returncode == 0 and "--profile" in help_text.stdout

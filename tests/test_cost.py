@@ -1,0 +1,29 @@
+"""The three measures of cost, against numbers known by hand."""
+
+import torch
+from torch import nn
+
+from mcr_lib import cost
+
+
+def test_flops_of_a_linear_layer_with_and_without_numbers():
+    layer = nn.Linear(5, 7)
+    assert cost.flops(layer, torch.zeros(3, 5)) == 2 * 3 * 5 * 7
+    with torch.device("meta"):
+        assert cost.flops(nn.Linear(5, 7), torch.empty(3, 5)) == 2 * 3 * 5 * 7
+
+
+def test_kept_bytes_counts_each_storage_once_and_no_weights():
+    layer = nn.Linear(5, 7, bias=False)
+    x = torch.zeros(3, 5, requires_grad=True)
+    assert cost.kept_bytes(layer, layer, x) == 3 * 5 * 4  # the input is kept for the weight's gradient
+    assert cost.kept_bytes(layer, lambda x: layer(x) + layer(x), x) == 3 * 5 * 4
+    assert cost.kept_bytes(layer, lambda x: layer(x).exp(), x) == 3 * 5 * 4 + 3 * 7 * 4  # exp keeps its result
+    with torch.no_grad():
+        assert cost.kept_bytes(layer, layer, x) == 0
+
+
+def test_seconds_is_the_shortest_of_some_calls():
+    seen = []
+    assert cost.seconds(seen.append, 1, repeats=3) > 0
+    assert len(seen) == 4  # one to warm up
