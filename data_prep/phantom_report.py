@@ -19,7 +19,7 @@ NO_FINDINGS_SECTION = 0.12    # share of reports that are an impression only
 ATTRIBUTE_OMITTED = 0.04      # chance, per finding, that side, zone or size goes unsaid
 INCIDENTAL_MENTIONED = 0.6    # chance that a visible incidental is mentioned
 DEIDENTIFIED = 0.5            # share of reports in which some words may be replaced by XXXX
-STYLES = {"terse": 0.45, "standard": 0.45, "wordy": 0.10}
+STYLES = {"terse": 0.60, "standard": 0.35, "wordy": 0.05}
 LONGEST = 105                 # words
 
 STOCK = (

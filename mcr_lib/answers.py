@@ -86,7 +86,7 @@ class ReadText:
     spans: list[tuple[int, int]]  # where each of its W words stands
     word_of_token: list[int | None]  # T; None for special tokens
     covered: set[int]  # words that are masked
-    vectors: Tensor  # T, D: the mapped tokens over the length of their mean; with MbA and the mean, their mean is S^r
+    vectors: Tensor  # T, D: what each token gives, over the length of their mean; with MbA their mean is S^r
     feature: Tensor | None  # S^r (D,), if it was asked for
 
     def towards(self, direction: Tensor) -> list[float]:
@@ -147,8 +147,8 @@ class Searcher:
 
     @torch.inference_mode()
     def look(self, images: list[np.ndarray], rows: list[int], pooled: bool = False) -> list[tuple]:
-        """uint8 images (S, S) → for each: mapped patches (1, L, D), the kept ones (1, L_keep) or None, S^v (D,) or
-        None if not asked for. rows decide what is masked, if anything is."""
+        """uint8 images (S, S) → for each: what its patches give (1, L, D), the kept ones (1, L_keep) or None, S^v (D,)
+        or None if not asked for. rows decide what is masked, if anything is."""
         config = self.model.config
         x = torch.from_numpy(np.stack(images))[:, None].to(self.device)
         x, kept = prepare_images(x, config.img_size, config.in_chans), None

@@ -126,9 +126,8 @@ PROFILES: dict[str, dict] = {
                   vocab_size=512, log_every=5, checkpoint_every=15),
     # two CPU cores, minutes: a model that retrieves
     "demo": dict(_SMALL, img_size=128, patch_size=16, embed_dim=128, depth=4, num_heads=4, text_embed_dim=128,
-                 text_depth=1, text_num_heads=4, max_text_length=80, decoder_embed_dim=96, decoder_depth=1,
-                 decoder_num_heads=3, pooling="max", batch_size=64, steps=1100, learning_rate=3e-3, warmup=0.03,
-                 augment=False,
+                 text_depth=1, text_num_heads=4, max_text_length=64, decoder_embed_dim=64, decoder_depth=1,
+                 decoder_num_heads=2, pooling="max", batch_size=64, steps=1300, learning_rate=1e-3, augment=False,
                  vocab_size=1024, log_every=10, checkpoint_every=200),
     # one H200 or several GPUs: ViT-B/16 at 224 and BERT-base, the defaults above
     "base": dict(compile=True),

@@ -70,7 +70,7 @@ class PairData:
         pixels, input_ids, attention_mask = (
             (t.pin_memory() if device.type == "cuda" else t).to(device, non_blocking=True) for t in read
         )
-        pairs = torch.from_numpy(np.asarray(index)).to(device, non_blocking=True)
+        pairs = torch.from_numpy(np.array(index)).to(device, non_blocking=True)
         epoch = torch.zeros_like(pairs) if epochs is None else torch.from_numpy(epochs).to(device, non_blocking=True)
         images = prepare_images(pixels, self.model.img_size, self.model.in_chans,
                                 counter_noise(seed, epoch, pairs, 6, AUGMENT_STREAM) if augment else None)

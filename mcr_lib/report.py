@@ -73,6 +73,8 @@ def notebook_html(executed: Path, target: Path) -> None:
     for output in (o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "stream"):
         lines = (line.rstrip("\r").rsplit("\r", 1)[-1] for line in output.text.split("\n"))
         output.text = "\n".join(lines)  # of a progress bar, the last state
+    for output in (o for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o):
+        output.data.pop("application/vnd.jupyter.widget-view+json", None)  # needs a script; the static view stays
     exporter = HTMLExporter(template_name="basic")
     exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags={"injected-parameters"}), enabled=True)
     body, _ = exporter.from_notebook_node(notebook)

@@ -11,6 +11,7 @@ import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
@@ -66,16 +67,19 @@ def train(data: Path, run: Path, config: RunConfig, *, resume: bool = False, dev
     else:
         if (run / "config.yaml").exists():
             raise RunError(f"{run}: holds a run already; add --resume to go on with it, or name another --run")
-        tokenizer = _make_tokenizer(config, table, run / "tokenizer")
-        config = _with_vocabulary(config, tokenizer)
-        (run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    pairs = PairData(data, "train", tokenizer, config.model, config.train.views)
+        tokenizer = _make_tokenizer(config, table)
+        config = with_vocabulary(config, tokenizer)
     torch.manual_seed(config.train.seed)
     model = MCR(config.model)
     if config.model.image_weights and not resume:
         model.image_encoder.load_weights(config.model.image_weights)
     if config.model.text_weights and not resume:
         model.report_encoder.load_weights(config.model.text_weights)
+    pairs = PairData(data, "train", tokenizer, config.model, config.train.views)
+    if not resume:
+        run.mkdir(parents=True, exist_ok=True)  # nothing is written before all of the above has gone well
+        tokenizer.save_pretrained(run / "tokenizer")
+        (run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     trainer = Trainer(model, TrainBatches(pairs, config.train, device), config.train, run=run, device=device,
                       callbacks=callbacks)
     if resume:
@@ -186,11 +190,14 @@ def build_index(run: Path, data: Path, *, split: str | None = None, device: torc
 
 @torch.inference_mode()
 def encode_query(model: MCR, tokenizer, *, text: str | None = None, image: Path | None = None) -> Tensor:
-    """One sentence or one image file → a unit vector (common_dim,). Raises data_prep's ImageError for a bad image."""
+    """One sentence or one image file → a unit vector (common_dim,). Raises RunError for a query that is none."""
     device = next(model.parameters()).device
     if image is not None:
-        pixels = images.letterbox(images.read_gray(Path(image)), store_size(model.config.img_size))
-        x = prepare_images(torch.from_numpy(pixels)[None, None], model.config.img_size, model.config.in_chans)
+        try:
+            pixels = images.letterbox(images.read_gray(Path(image)), store_size(model.config.img_size))
+        except images.ImageError as error:
+            raise RunError(f"{image}: {error}") from None
+        x = prepare_images(torch.tensor(pixels)[None, None], model.config.img_size, model.config.in_chans)
         return model.encode_image(x.to(device))[0].cpu()
     if not text or not text.strip():
         raise RunError("the query is empty; write a few words of a report")
@@ -241,16 +248,16 @@ def write_json(path: Path, content: dict) -> None:
     partial.replace(path)
 
 
-def _make_tokenizer(config: RunConfig, table, where: Path):
+def _make_tokenizer(config: RunConfig, table):
     if config.model.text_weights:
-        tokenizer = load_tokenizer(config.model.text_weights)
-        tokenizer.save_pretrained(where)
-        return tokenizer
+        return load_tokenizer(config.model.text_weights)
     reports = table.loc[table["split"] == "train", "report"]
-    return train_tokenizer(reports, config.model.vocab_size, where)
+    with tempfile.TemporaryDirectory() as folder:
+        return train_tokenizer(reports, config.model.vocab_size, Path(folder))
 
 
-def _with_vocabulary(config: RunConfig, tokenizer) -> RunConfig:
+def with_vocabulary(config: RunConfig, tokenizer) -> RunConfig:
+    """The configuration with the tokenizer's vocabulary size and special tokens."""
     special = tuple(sorted(set(tokenizer.all_special_ids), key=lambda i: (i != tokenizer.pad_token_id, i)))
     model = config.model.model_copy(update={
         "vocab_size": len(tokenizer), "special_token_ids": special, "mask_token_id": tokenizer.mask_token_id})

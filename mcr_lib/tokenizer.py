@@ -33,6 +33,8 @@ def train_tokenizer(reports: Iterable[str], vocab_size: int, folder: Path) -> Pr
     )
     words = sorted(wordpiece.get_vocab().items(), key=lambda item: item[1])
     folder.mkdir(parents=True, exist_ok=True)
+    for older in folder.glob("*.json"):  # of another vocabulary: it would be read instead of vocab.txt
+        older.unlink()
     (folder / "vocab.txt").write_text("".join(f"{word}\n" for word, _ in words), encoding="utf-8")
     tokenizer = BertTokenizerFast.from_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -36,7 +36,15 @@ from data_prep.images import letterbox, read_gray
 from mcr_lib import plotting, run_folder
 from mcr_lib.answers import Searcher
 from mcr_lib.data import prepare_images, store_size
-from mcr_lib.grounding import bootstrap_mean, boxes_on_square, heat_map, measure, prompt
+from mcr_lib.grounding import (
+    bootstrap_mean,
+    boxes_on_square,
+    heat_map,
+    measure,
+    patch_features,
+    prompt,
+    word_features,
+)
 from mcr_lib.retrieval import Index
 from mcr_lib.widgets import RetrievalExplorer, WordExplorer
 
@@ -116,41 +124,50 @@ pd.DataFrame({(name, f"asked: {side}"): sides(searchers[name], side)
 # %% [markdown]
 # ## 2. Which patch means which word?
 #
-# With MbA the score of a pair is the mean of a table, patches × words ([02_mba_vs_abm](02_mba_vs_abm.ipynb), section
-# 3). A column of that table, laid out as the patches lie in the image, is a **map of one word**: what each patch adds
-# to the score through this word.
+# With MbA an image's vector is put together from its mapped patches. So one can ask what each patch **gives** to it:
+# where the aggregation is the mean, every patch gives its mapped feature; where it is the maximum, each channel of the
+# vector comes from the one patch in which it is largest, and the others give nothing to it. Either way the parts add up
+# to the whole, for images and for reports, and the score of a pair falls apart into a table, patches × words
+# ([02_mba_vs_abm](02_mba_vs_abm.ipynb), section 3). A column of it, laid out as the patches lie in the image, is a
+# **map of one word**.
 #
-# Most of it is the same for all words, for all reports of chests have much in common. So the **mean report** of the
-# gallery is subtracted. What is left is what the word says *rather than any other text*, and only that is drawn, where
-# it is positive.
+# Most of such a map is the same for all words, for all reports of chests have much in common. So the **mean report** of
+# the gallery is subtracted. What is left is what the word says *rather than any other text*, and only that is drawn,
+# where it is positive.
 #
-# **By hand.** The maps of all tokens of one report, the one with the longest list of findings.
+# **By hand.** How much does the score change with each patch, and how large is the patch? The product of the two is
+# what it gives, be the aggregation the mean or the maximum: gradient times value.
 
 # %%
-pair = int(pairs.table["labels"].str.len().argmax())
+pair = int(pairs.table["labels"].str.len().argmax())  # the report with the longest list of findings
 one = pairs.batch(np.array([pair]), lesson.device)
-with torch.inference_mode():
-    patches = mba.model.image_head.map(mba.model.image_encoder(one.images))[0].cpu()  # L, D
-    words = mba.model.report_head.map(mba.model.report_encoder(one.input_ids, one.attention_mask))[0].cpu()
-words = words[:int(one.attention_mask.sum())]  # T, D: without padding
-directions = words / words.mean(dim=0).norm() - mba.index.features["texts"].mean(dim=0)  # T, D
+direction = mba.index.features["texts"][pair] - mba.index.features["texts"].mean(dim=0)
+with torch.no_grad():
+    mapped = mba.model.image_head.map(mba.model.image_encoder(one.images)).float().cpu()  # 1, L, D
+mapped.requires_grad_()
+pooled = mba.model.image_head.aggregate(mapped)  # 1, L, D → 1, D
+(pooled @ direction / pooled.detach().norm()).sum().backward()
 S = mba.model.config.img_size // mba.model.config.patch_size  # patches along a side
-maps_by_hand = (directions @ patches.T / patches.mean(dim=0).norm()).reshape(-1, S, S)  # T, S, S
+map_by_hand = S * S * (mapped.grad * mapped).sum(dim=2).detach().reshape(S, S)  # its mean is what the image gets
 
 # %% [markdown]
-# **Check** one of them against the library:
+# **Check** it against the library:
 
 # %%
-torch.testing.assert_close(maps_by_hand[3], heat_map(patches[None], directions[3])[0], atol=1e-4, rtol=1e-3)
-print("the same map")
+given = patch_features(mba.model, one.images).cpu()  # 1, L, D: what each patch gives
+torch.testing.assert_close(map_by_hand, heat_map(given, direction)[0], atol=1e-4, rtol=1e-3)
+print(f"the same map; its mean {map_by_hand.mean():.4f}, the image along this direction "
+      f"{mba.index.features['images'][pair] @ direction:.4f}")
 
 # %% [markdown]
-# **Claim:** With MbA and the mean, the maps of all tokens average to the map of the whole report.
+# **Claim:** With MbA, the maps of all tokens average to the map of the whole report.
 
 # %%
-of_report = heat_map(patches[None], mba.index.features["texts"][pair] - mba.centre["texts"])[0]
-lesson.claim("With MbA and the mean, the maps of all tokens average to the map of the whole report.",
-             float((maps_by_hand.mean(dim=0) - of_report).abs().max()) < 1e-3)
+words = word_features(mba.model, one.input_ids, one.attention_mask)[0][one.attention_mask[0].bool()].cpu()  # T, D
+directions = words / words.mean(dim=0).norm() - mba.index.features["texts"].mean(dim=0)
+of_tokens = heat_map(given.expand(len(words), -1, -1), directions)  # T, S, S
+lesson.claim("With MbA, the maps of all tokens average to the map of the whole report.",
+             float((of_tokens.mean(dim=0) - map_by_hand).abs().max()) < 1e-3)
 
 # %% [markdown]
 # **Picture.** The words that set this report apart most, and what they light up. With the slider you go through all.
@@ -158,11 +175,16 @@ lesson.claim("With MbA and the mean, the maps of all tokens average to the map o
 # %%
 report = mba.reports([pair])[0]
 weight = report.towards(mba.index.features["images"][pair] - mba.centre["images"])
-named = {name.lower(): n for n, name in enumerate(report.names()) if len(name) > 3}  # a word that comes twice: once
+named = {name.lower(): n for n, name in enumerate(report.names()) if len(name) > 4}  # a word that comes twice: once
 telling = sorted(sorted(named.values(), key=lambda n: -weight[n])[:5])
-glow = [heat_map(patches[None], report.word(n) - mba.centre["texts"])[0] for n in telling]
+glow = [heat_map(given, report.word(n) - mba.centre["texts"])[0] for n in telling]
 figure = plotting.glows([mba.pixels(pair) / 255] * len(glow), glow, [report.names()[n] for n in telling])
 lesson.figure(figure, "words", "The most telling words of one report, and the patches that each of them lights up")
+
+# %% [markdown]
+# Some of it looks sensible, some does not. One reason: the report encoder has let the words read each other, so the
+# vector of *right* knows what is on the right, and that of a full stop may have kept the gist of its sentence. Whole
+# sentences are on firmer ground than single words, and sentences are what section 3 measures.
 
 # %%
 WordExplorer(mba, pair)
@@ -176,14 +198,17 @@ WordExplorer(mba, pair)
 sentences = mba.read(["Cardiomegaly.", "Right rib fracture."], [0, 0], pooled=True)
 raw = torch.stack([text.feature for text in sentences])
 correlation = {}
-for name, direction in (("without", raw), ("with", raw - mba.centre["texts"])):
-    maps = torch.cat([heat_map(mba.patches([pair])[0][0], d) for d in direction]).flatten(1)
+for name, texts in (("without", raw), ("with", raw - mba.centre["texts"])):
+    maps = torch.cat([heat_map(given, text) for text in texts]).flatten(1)
     correlation[name] = float(torch.corrcoef(maps)[0, 1])
 print({f"{name} subtracting the mean report": round(value, 2) for name, value in correlation.items()})
 # Without it, both sentences light up much the same patches: those in which the image looks like an image of a chest at
 # all. This is the gap of notebook 05, seen from inside.
 
 # %% [markdown]
+# AbM has a map, too, and nobody can forbid us to apply it to single patches. But it was trained for averages, and what
+# it gives for a single patch was never asked for. Whether such maps are worse is a question for a measurement:
+#
 # ## 3. Do they point at the finding?
 #
 # A map that looks right proves nothing: one tends to show those that do. The phantom knows where it drew each finding,
