@@ -31,7 +31,7 @@ WIDE = widgets.Layout(width="100%", max_width="860px")
 
 
 class Explorer(widgets.VBox):
-    """Inputs, a status line, a picture. Subclasses give the inputs by name and `draw(**values) -> (html, note)`."""
+    """Inputs, a status line, a picture. A subclass names its inputs and has `draw(**values) -> (html, note)`."""
 
     def __init__(self, title: str, **inputs: widgets.Widget):
         self.title, self.inputs = title, inputs
@@ -44,9 +44,6 @@ class Explorer(widgets.VBox):
         for control in inputs.values():
             control.observe(self.refresh, "value")
         self.refresh()
-
-    def draw(self, **values) -> tuple[str, str]:
-        raise NotImplementedError
 
     def refresh(self, change=None) -> None:
         """Draw again; whatever goes wrong is shown, and the last picture stays."""

@@ -19,7 +19,7 @@ def test_profiles_resolve_and_survive_a_round_trip(profile, tmp_path):
     ({"framwork": "mcr"}, "did you mean 'framework'"),
     ({"framework": "three-stream"}, "model.framework"),
     ({"mask_ratio": 1.5}, "model.mask_ratio"),
-    ({"embed_dim": 100}, "not a multiple"),
+    ({"embed_dim": 101}, "not a multiple"),
     ({"learning_rate": "fast"}, "train.learning_rate"),
     ({"compile": "perhaps"}, "train.compile"),
 ])
