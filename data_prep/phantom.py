@@ -33,8 +33,8 @@ TEXT_POLICY = "findings+impression"
 WIDTH, HEIGHTS = 256, (224, 304)            # pixels; the height varies from study to study
 
 # Dials of the data set.
-CHRONIC_COUNT = {0: 0.30, 1: 0.42, 2: 0.28}  # findings that stay with the patient
-ACUTE_COUNT = {0: 0.34, 1: 0.36, 2: 0.30}    # findings of one study; 0.30 * 0.34 = share of normal studies
+CHRONIC_COUNT = {0: 0.22, 1: 0.44, 2: 0.34}  # findings that stay with the patient
+ACUTE_COUNT = {0: 0.28, 1: 0.38, 2: 0.34}    # findings of one study; 0.22 * 0.28 = share of normal studies
 STUDIES_OF_PATIENTS = {(1, 1, 1, 1): 0.35, (2, 1, 1): 0.35, (1, 3): 0.20, (2, 2): 0.10}   # of four studies
 NOISE = (1.0, 3.0)                           # standard deviation, gray levels
 EXPOSURE = (0.94, 1.07)                      # factor on attenuation

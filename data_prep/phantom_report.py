@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from data_prep.phantom import Draw, Finding
 
 # Dials of the text.
-STOCK_NORMAL = 0.5            # share of normal studies with one of the stock reports, word for word
+STOCK_NORMAL = 0.7            # share of normal studies with one of the stock reports, word for word
 NO_FINDINGS_SECTION = 0.12    # share of reports that are an impression only
 ATTRIBUTE_OMITTED = 0.04      # chance, per finding, that side, zone or size goes unsaid
-INCIDENTAL_MENTIONED = 0.6    # chance that a visible incidental is mentioned
+INCIDENTAL_MENTIONED = 0.85   # chance that a visible incidental is mentioned
 DEIDENTIFIED = 0.5            # share of reports in which some words may be replaced by XXXX
 STYLES = {"terse": 0.60, "standard": 0.35, "wordy": 0.05}
 LONGEST = 105                 # words

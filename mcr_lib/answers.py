@@ -181,13 +181,14 @@ class Searcher:
 
     def patches(self, rows: list[int]) -> list[tuple]:
         """`look` for gallery rows, remembered."""
-        if missing := [row for row in rows if row not in self._patches]:
-            self._patches |= zip(missing, self.look([self.pixels(row) for row in missing], missing), strict=True)
+        missing = [row for row in dict.fromkeys(rows) if row not in self._patches]
+        for some in (missing[start:start + 64] for start in range(0, len(missing), 64)):
+            self._patches |= zip(some, self.look([self.pixels(row) for row in some], some), strict=True)
         return [self._patches[row] for row in rows]
 
     def reports(self, rows: list[int]) -> list[ReadText]:
         """`read` for gallery rows, remembered."""
-        if missing := [row for row in rows if row not in self._reports]:
+        if missing := [row for row in dict.fromkeys(rows) if row not in self._reports]:
             texts = self.index.table["report"].iloc[missing].tolist()
             self._reports |= zip(missing, self.read(texts, missing), strict=True)
         return [self._reports[row] for row in rows]

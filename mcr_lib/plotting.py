@@ -727,7 +727,7 @@ def top_reports(queries: list[dict]) -> Picture:
     kind one of own, related, unrelated."""
     kinds = {"own": (COLOURS["mba"], "✓ its own"), "related": (OKABE_ITO["sky"], "~ shares a finding"),
              "unrelated": ("#BBBBBB", "✗ shares none")}
-    picture, axes = new_picture(2.75 * len(queries), len(queries), 2, width_ratios=[1, 2.9],
+    picture, axes = new_picture(3.0 * len(queries), len(queries), 2, width_ratios=[1, 2.9],
                                 alt="The first three reports found for some images, beside their own report")
     for (image_ax, ax), query in zip(axes, queries, strict=True):
         show_image(image_ax, query["gray"])
@@ -740,11 +740,11 @@ def top_reports(queries: list[dict]) -> Picture:
             lines = textwrap.wrap(text, 100)
             lines = lines if len(lines) <= 3 else [*lines[:2], lines[2][:96] + " …"]
             head = says if score is None else f"{number}.  {score:.3f}  {says}"
-            height = 0.062 * (len(lines) + 1)
+            height = 0.055 * (len(lines) + 1)
             ax.add_patch(Rectangle((0, y - height), 0.008, height, color=colour))
             ax.text(0.022, y, head, fontsize=9, fontweight="bold", va="top")
-            ax.text(0.022, y - 0.062, "\n".join(lines), fontsize=8.5, va="top", linespacing=1.15)
-            y -= height + 0.035
+            ax.text(0.022, y - 0.055, "\n".join(lines), fontsize=8.5, va="top", linespacing=1.15)
+            y -= height + 0.03
     return picture
 
 

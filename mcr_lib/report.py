@@ -52,7 +52,7 @@ def write(out: Path, about: dict, notebooks: list[dict]) -> Path:
         f'<p class="lead">{html.escape(paper.PAPER)}. This page was written by the run it describes; every figure and '
         "number on it was measured by that run.</p>",
         "<nav>" + "".join(f'<a href="#{n["name"]}">{html.escape(n["title"])}</a>' for n in notebooks) + "</nav>",
-        "<h2>What ran</h2>", _pairs(about), _notebook_table(notebooks),
+        "<h2>What ran</h2>", _pairs(about.items()), _notebook_table(notebooks),
         "<h2>The paper’s claims</h2>", _verdicts(json.loads(verdicts.read_text()) if verdicts.exists() else None),
     ]
     for notebook in notebooks:
@@ -88,8 +88,8 @@ def page(title: str, body: str, style: str) -> str:
             f'<link rel="icon" href="data:,">\n<style>{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n')
 
 
-def _pairs(content: dict) -> str:
-    rows = "".join(f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in content.items())
+def _pairs(content) -> str:
+    rows = "".join(f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in content)
     return f"<table>{rows}</table>"
 
 
@@ -140,7 +140,7 @@ def _claims(claims: list[dict]) -> str:
 def _verdicts(rows: list[dict] | None) -> str:
     if rows is None:
         head = "<p>This run has not measured them; here they are as the paper states them.</p>"
-        return head + _pairs({fact.where: fact.what for fact in paper.CLAIMS})
+        return head + _pairs((fact.where, fact.what) for fact in paper.CLAIMS)
     head = "".join(f"<th>{html.escape(key)}</th>" for key in rows[0])
     body = "".join("<tr>" + "".join(_cell(v) for v in row.values()) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"

@@ -98,7 +98,7 @@ class RetrievalExplorer(Explorer):
                                       layout=widgets.Layout(width="auto")),
             k=widgets.IntSlider(k, 1, 10, description="K"),
             model=widgets.ToggleButtons(options=list(self.searchers), description="Model",
-                                        style={"button_width": "auto"}),
+                                        style={"button_width": "auto"}, layout=widgets.Layout(width="max-content")),
             word=widgets.Dropdown(options=[("the whole text", WHOLE)], description="Light up"),
         )
 

@@ -179,20 +179,22 @@ lesson.claim("Merging identical reports never lowers the recall from image to re
 # It holds for every single image, not only on average: a twin of the own report can no longer stand before it, and
 # twins of other reports take one place instead of several.
 #
-# **Exercise.** The bare minimum for a report is to say *normal*. Suppose a model knows just one thing, whether a study
-# is normal or not, and is right about it every time. Predict roughly what it reaches under `exact` and under
-# `text-identical`. Build it from `labels` and see.
+# **Exercise.** The first thing a report says is whether a study is *normal*. Suppose a model knows this one thing, is
+# right about it every time, and knows nothing else: all normal images and reports get one vector, all others another.
+# Predict its R@1 and its median rank under `exact` and under `text-identical`. Then build it from `labels` and see.
 
 # %% tags=["solution"]
-normal = torch.tensor([label == "" for label in labels])
+normal = torch.tensor([label.lower() in ("", "normal", "no finding") for label in labels])
 only_normal = torch.nn.functional.one_hot(normal.long(), 2).float()
 for protocol in ("exact", "text-identical"):
     result = evaluate(only_normal, only_normal, texts=texts, labels=labels, clusters=patients, protocol=protocol,
                       n_bootstrap=0)
     print(f"{protocol}: image to report R@1 {result['image_to_text_R@1']:.1f} %, "
           f"median rank {result['image_to_text_median_rank']:.0f} of {result['gallery']['texts']}")
-# Ties count against it, so R@1 says 0 where the median rank tells that it knows half of what there is to know. No
-# single number says everything.
+print(f"{int(normal.sum())} of {N} are normal")
+# Everything ties with the rest of its class, and ties count against the model, so R@1 does not show that it knows
+# anything. The median rank is the size of the larger class: with ties against it, a model can do no better by knowing
+# only this. No single number says everything.
 
 # %% [markdown]
 # ## 3. Against how many, and seen how?
@@ -219,12 +221,12 @@ curve = [recall_in_smaller_gallery(by_hand, n) for n in sizes]
 # %%
 assert abs(curve[-1] - measured["exact"]["image_to_text_R@1"]) < 1e-9
 rng, n, hits = np.random.default_rng(0), max(2, N // 4), []
-for _ in range(400):
+for _ in range(100):
     some = rng.choice(N, n, replace=False)
     drawn_ranks = ranks(image_features[some], reports[some], everyone[:n], everyone[:n])
     hits.append(100 * float((drawn_ranks == 1).float().mean()))
 print(f"gallery of {n}: drawn {np.mean(hits):.2f} %, from the formula {recall_in_smaller_gallery(by_hand, n):.2f} %")
-assert abs(np.mean(hits) - recall_in_smaller_gallery(by_hand, n)) < 4 * np.std(hits) / 20 + 0.1
+assert abs(np.mean(hits) - recall_in_smaller_gallery(by_hand, n)) < 4 * np.std(hits) / 10 + 0.5
 
 # %%
 figure = plotting.gallery_sizes(sizes, {"this model": curve, "chance": 100 / sizes}, N)
