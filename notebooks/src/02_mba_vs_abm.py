@@ -27,6 +27,8 @@ from mcr_lib.lesson import Lesson
 lesson = Lesson.begin("02_mba_vs_abm", globals())
 
 # %%
+import copy
+
 import numpy as np
 import pandas as pd
 import torch
@@ -210,12 +212,14 @@ lesson.claim("For most hidden units the mean of the curve lies above the curve o
 
 # %% [markdown]
 # The same seen from behind, by the **gradient** that each patch's local feature gets from the contrastive loss: what
-# this patch is told to change.
+# this patch is told to change. Both heads aggregate by the mean here, whatever the profile trains with.
 
 # %%
 def told_to_each_patch(model) -> torch.Tensor:
+    head = copy.deepcopy(model.image_head)
+    head.aggregate.pooling = "mean"
     local = model.image_encoder(batch.images).float().detach().requires_grad_()  # N, L, D
-    S_v = F.normalize(model.image_head(local), dim=-1)
+    S_v = F.normalize(head(local), dim=-1)
     S_r = model.encode_text(batch.input_ids, batch.attention_mask).detach()
     contrastive_loss(S_v, S_r, model.log_scale.exp().detach()).backward()
     return local.grad
@@ -261,16 +265,17 @@ assert reached <= min(common, local.shape[1])
 # %% [markdown]
 # ## 3. What do mapped local features allow?
 #
-# With MbA each patch and each word has its own place in the common space. And since S^v and S^r are means, their
-# similarity can be taken apart: a mean of products is a table of products, averaged.
+# With MbA each patch and each word has its own place in the common space. And since S^v and S^r are means of what each
+# of them gives (for the mean, its mapped feature; for the maximum, the channels it wins), their similarity can be taken
+# apart: a product of means is a table of products, averaged.
 #
 # **By hand.** The cosine of one pair from a table *patches × words*:
 
 # %%
 n = int(batch.attention_mask[0].sum())
 with torch.inference_mode():
-    patches = model.image_head.map(model.image_encoder(batch.images[:1]))[0].float()  # L, common space
-    words = model.report_head.map(model.report_encoder(batch.input_ids[:1], batch.attention_mask[:1]))[0, :n].float()
+    patches = grounding.patch_features(model, batch.images[:1])[0]  # L, common space
+    words = grounding.word_features(model, batch.input_ids[:1], batch.attention_mask[:1])[0, :n]
 table = patches @ words.T / (patches.mean(0).norm() * words.mean(0).norm())  # L, T
 print(f"{tuple(table.shape)} → mean {table.mean():.6f}, cosine of the pair {image_mba[0] @ text_mba[0]:.6f}")
 
