@@ -1,0 +1,89 @@
+"""Starting from weights on disk: a timm folder and a transformers folder, as a user has them, through `train`."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from transformers import BertConfig, BertForMaskedLM, BertModel
+
+from data_prep import folder
+from mcr_lib import run_folder
+from mcr_lib.config import ConfigError, resolve
+from mcr_lib.model import MCR
+from mcr_lib.tokenizer import train_tokenizer
+
+SMALL = resolve("smoke").model
+
+
+@pytest.fixture(scope="module")
+def timm_folder(tmp_path_factory):
+    """A three-channel timm ViT with a classifier, of another input size than the smoke profile's."""
+    torch.manual_seed(1)
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=96, embed_dim=SMALL.embed_dim, depth=SMALL.depth,
+                            num_heads=SMALL.num_heads)
+    where = tmp_path_factory.mktemp("timm")
+    save_file(vit.state_dict(), where / "model.safetensors")
+    return where, vit
+
+
+@pytest.fixture(scope="module")
+def bert_folder(phantom, tmp_path_factory):
+    """A transformers BERT with a language-model head, and the tokenizer it belongs to."""
+    where = tmp_path_factory.mktemp("bert")
+    tokenizer = train_tokenizer(folder.read(phantom)["report"], 400, where)
+    torch.manual_seed(2)
+    bert = BertForMaskedLM(BertConfig(
+        vocab_size=len(tokenizer), hidden_size=SMALL.text_embed_dim, num_hidden_layers=SMALL.text_depth,
+        num_attention_heads=SMALL.text_num_heads, intermediate_size=4 * SMALL.text_embed_dim))
+    bert.save_pretrained(where)
+    return where, bert.bert, tokenizer
+
+
+def test_a_run_starts_from_both(phantom, timm_folder, bert_folder, tmp_path):
+    """One step at a learning rate of next to nothing leaves the weights as they were loaded."""
+    (images, vit), (texts, bert, tokenizer) = timm_folder, bert_folder
+    run_folder.train(phantom, tmp_path / "run", device=torch.device("cpu"), config=resolve("smoke", {
+        "image_weights": str(images), "text_weights": str(texts), "steps": 1, "learning_rate": 1e-12,
+        "weight_decay": 0}))
+    model, its_tokenizer = run_folder.load(tmp_path / "run")
+    assert its_tokenizer.get_vocab() == tokenizer.get_vocab()
+    for name, weight in bert.state_dict().items():
+        torch.testing.assert_close(model.report_encoder.bert.state_dict()[name], weight, atol=1e-6, rtol=0)
+    for name, weight in vit.blocks.state_dict().items():
+        torch.testing.assert_close(model.image_encoder.vit.blocks.state_dict()[name], weight, atol=1e-6, rtol=0)
+
+
+def test_grey_images_give_what_timm_gives_for_their_rgb_copy(timm_folder):
+    images, vit = timm_folder
+    model = MCR(SMALL.model_copy(update={"img_size": 96})).eval()
+    model.image_encoder.load_weights(str(images))
+    grey = torch.randn(3, 1, 96, 96)
+    expected = vit.eval().forward_features(grey.expand(-1, 3, -1, -1))[:, 1:]
+    torch.testing.assert_close(model.image_encoder(grey), expected, atol=1e-5, rtol=0)
+
+
+def test_reports_give_what_transformers_gives(bert_folder):
+    texts, bert, tokenizer = bert_folder
+    model = MCR(SMALL.model_copy(update={"vocab_size": len(tokenizer)})).eval()
+    model.report_encoder.load_weights(str(texts))
+    ids = torch.tensor([tokenizer("moderate cardiomegaly, no pleural effusion")["input_ids"]])
+    expected = bert.eval()(ids).last_hidden_state
+    torch.testing.assert_close(model.report_encoder(ids, torch.ones_like(ids)), expected, atol=1e-5, rtol=0)
+
+
+def test_weights_of_another_width_are_refused_in_one_line(timm_folder, bert_folder):
+    model = MCR(SMALL.model_copy(update={"embed_dim": 96, "text_embed_dim": 96}))
+    with pytest.raises(ConfigError, match="does not fit this image encoder"):
+        model.image_encoder.load_weights(str(timm_folder[0]))
+    with pytest.raises(ConfigError, match="does not fit this report encoder"):
+        model.report_encoder.load_weights(str(bert_folder[0]))
+
+
+def test_full_size_bert_folder_round_trip(tmp_path):
+    """BERT-base as transformers writes it (12 layers, 768 wide) is read back whole by the base profile's encoder."""
+    bert = BertModel(BertConfig())
+    bert.save_pretrained(tmp_path)
+    model = MCR(resolve("base").model.model_copy(update={"depth": 1, "framework": "contrastive"}))
+    model.report_encoder.load_weights(str(tmp_path))
+    own = model.report_encoder.bert.state_dict()
+    assert all(torch.equal(own[name], weight) for name, weight in bert.state_dict().items() if "pooler" not in name)
