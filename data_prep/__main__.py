@@ -30,10 +30,12 @@ TextPolicy = Annotated[Literal[tuple(folder.TEXT_POLICIES)],
 
 @app.command()
 def phantom(out: Out, studies: Annotated[int, typer.Option(min=1)] = 2000, seed: int = 0,
+            findings: Annotated[Literal["all", "one-small-lesion"],
+                                typer.Option(help="All kinds, or a nodule that one or two patches see.")] = "all",
             processes: Processes = None) -> None:
     """Generate the synthetic default data set."""
     from .phantom import write
-    write(out, studies, seed, processes)
+    write(out, studies, seed, processes, findings)
 
 
 @app.command()

@@ -28,18 +28,18 @@ from tqdm import tqdm
 
 from data_prep import folder, phantom_report
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 TEXT_POLICY = "findings+impression"
 WIDTH, HEIGHTS = 256, (224, 304)            # pixels; the height varies from study to study
 
 # Dials of the data set.
-CHRONIC_COUNT = {0: 0.22, 1: 0.44, 2: 0.34}  # findings that stay with the patient
-ACUTE_COUNT = {0: 0.28, 1: 0.38, 2: 0.34}    # findings of one study; 0.22 * 0.28 = share of normal studies
+CHRONIC_COUNT = {0: 0.20, 1: 0.40, 2: 0.40}  # findings that stay with the patient
+ACUTE_COUNT = {0: 0.25, 1: 0.38, 2: 0.37}    # findings of one study; 0.20 * 0.25 = share of normal studies
 STUDIES_OF_PATIENTS = {(1, 1, 1, 1): 0.35, (2, 1, 1): 0.35, (1, 3): 0.20, (2, 2): 0.10}   # of four studies
 NOISE = (1.0, 3.0)                           # standard deviation, gray levels
 EXPOSURE = (0.94, 1.07)                      # factor on attenuation
 FILM = (0.65, 0.9)                           # film curve; smaller is more contrast in the dark parts
-FINDING_CONTRAST = 1.5                       # factor on the attenuation that a finding adds
+FINDING_CONTRAST = 2.2                       # factor on the attenuation that a finding adds
 LARGE_HABITUS, LOW_VOLUMES, ROTATED, PORTABLE, OLD = 0.15, 0.12, 0.12, 0.15, 0.20   # shares
 VISIBLE = 0.035                              # attenuation change that counts as part of a finding's box
 
@@ -241,6 +241,12 @@ def make_findings(seed: int, index: int) -> list[Finding]:
     chosen = _choose(Draw(seed, DETAIL, 2 * patient), True, [])
     chosen = _choose(Draw(seed, DETAIL, 2 * index + 1), False, chosen)
     return sorted(chosen, key=lambda finding: list(KINDS).index(finding.label))
+
+
+def one_small_lesion(seed: int, index: int) -> list[Finding]:
+    """Instead of `make_findings`: one nodule of 9 to 27 mm and nothing else, small enough for one or two patches of 16
+    pixels to see it. What tells a study from another is where it lies and how large it is."""
+    return [_finding(Draw(seed, DETAIL, 2 * index + 1), "nodule")]
 
 
 # --------------------------------------------------------------------------------------------------- shapes
@@ -771,15 +777,22 @@ def draw_findings(seed: int, index: int, findings: list[Finding]) -> tuple[np.nd
     return _expose(canvas, Draw(seed, TEXTURE, 64 * index + 1)), tuple(boxes)
 
 
-def make_study(seed: int, index: int) -> PhantomStudy:
-    """Study number `index` (from 0) of the data set with this seed; nothing else decides what is in it."""
+def make_study(seed: int, index: int, findings: str = "all") -> PhantomStudy:
+    """Study number `index` (from 0) of the data set with this seed; nothing else decides what is in it.
+
+    findings: 'all', or 'one-small-lesion'; then the report is silent on the rest of the body, and the label says where.
+    """
     patient, split = _patient(seed, index)
-    found = make_findings(seed, index)
+    if findings == "all":
+        found, mentioned = make_findings(seed, index), _body(seed, index).incidental
+        labels = tuple(finding.label for finding in found)
+    else:
+        found, mentioned = one_small_lesion(seed, index), ()
+        labels = tuple(f"nodule_{finding.side}_{finding.zone}" for finding in found)
     pixels, boxes = draw_findings(seed, index, found)
-    text = phantom_report.write_report(Draw(seed, REPORT, index), found, _body(seed, index).incidental)
+    text = phantom_report.write_report(Draw(seed, REPORT, index), found, mentioned)
     return PhantomStudy(
-        f"ph{index:06d}", f"study{index:06d}", f"patient{patient:06d}", split, pixels, *text,
-        tuple(finding.label for finding in found), boxes,
+        f"ph{index:06d}", f"study{index:06d}", f"patient{patient:06d}", split, pixels, *text, labels, boxes,
     )
 
 
@@ -799,9 +812,9 @@ def png_bytes(pixels: np.ndarray) -> bytes:
     )
 
 
-def _write_study(out: Path, seed: int, index: int) -> tuple[dict, list[dict]]:
+def _write_study(out: Path, seed: int, findings: str, index: int) -> tuple[dict, list[dict]]:
     """Write one image, unless it is there already; its manifest row and the rows of its boxes."""
-    study = make_study(seed, index)
+    study = make_study(seed, index, findings)
     path, content = out / "images" / f"{study.pair_id}.png", png_bytes(study.pixels)
     if not path.exists() or path.stat().st_size != len(content):
         with folder.atomic(path) as temporary:
@@ -824,18 +837,21 @@ def _complete(out: Path, source: dict, studies: int) -> bool:
             and all((out / "images" / f"ph{index:06d}.png").exists() for index in range(studies)))
 
 
-def write(out: Path, studies: int = 2000, seed: int = 0, processes: int | None = None) -> None:
+def write(out: Path, studies: int = 2000, seed: int = 0, processes: int | None = None, findings: str = "all") -> None:
     """Write the data set folder `out` with studies 0 .. `studies` - 1; what is there already is kept.
 
     The bytes are the same for any number of `processes` (None: one per core).
     """
     out, source = Path(out), {"seed": seed, "studies": studies, "generator_version": GENERATOR_VERSION}
+    name = "phantom"
+    if findings != "all":
+        source, name = source | {"findings": findings}, f"phantom, {findings}"
     if _complete(out, source, studies):
         print(f"{out} is complete: {studies:,} studies")
         return
     folder.start(out, source)
     processes = min(processes or os.cpu_count() or 1, studies)
-    job = partial(_write_study, out, seed)
+    job = partial(_write_study, out, seed, findings)
     progress = partial(tqdm, total=studies, desc="phantom", unit="study", disable=None)
     if processes == 1:
         done = list(progress(map(job, range(studies))))
@@ -848,5 +864,5 @@ def write(out: Path, studies: int = 2000, seed: int = 0, processes: int | None =
         boxes.to_parquet(temporary, index=False)
     folder.finish(
         out, [row for row, _ in done], funnel={"studies drawn": studies, "image–report pairs": studies},
-        quarantine=[], name="phantom", licence="CC0-1.0", synthetic=True, text_policy=TEXT_POLICY, source=source,
+        quarantine=[], name=name, licence="CC0-1.0", synthetic=True, text_policy=TEXT_POLICY, source=source,
     )

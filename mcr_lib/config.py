@@ -93,7 +93,7 @@ class TrainConfig(_Strict):
 
     seed: int = Field(0, ge=0, lt=2**31)
     batch_size: int = Field(256, ge=2)  # pairs per step, over all processes
-    accumulation: int = Field(1, ge=1)  # parts a step is cut into; each part contrasts among its own pairs only
+    accumulation: int = Field(1, ge=1)  # parts each process cuts its pairs into: less memory, same gradient, slower
     epochs: float = Field(50, gt=0)
     steps: int | None = Field(None, ge=1)  # overrides epochs
     learning_rate: float = Field(2e-4, gt=0)
@@ -101,7 +101,7 @@ class TrainConfig(_Strict):
     betas: tuple[float, float] = (0.9, 0.95)
     warmup: float = Field(0.05, ge=0, lt=1)  # share of the steps
     clip_norm: float = Field(1.0, gt=0)
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"  # auto: bf16 where the device is fast at it
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"  # auto: bf16 where the device has matrix units for it
     compile: bool = False
     augment: bool = True
     views: Literal["frontal", "all"] = "frontal"
@@ -127,7 +127,7 @@ PROFILES: dict[str, dict] = {
     # two CPU cores, minutes: a model that retrieves
     "demo": dict(_SMALL, img_size=128, patch_size=16, embed_dim=128, depth=4, num_heads=4, text_embed_dim=128,
                  text_depth=1, text_num_heads=4, max_text_length=64, decoder_embed_dim=64, decoder_depth=1,
-                 decoder_num_heads=2, pooling="max", batch_size=64, steps=1300, learning_rate=1e-3, augment=False,
+                 decoder_num_heads=2, pooling="max", batch_size=64, steps=1500, learning_rate=1e-3, augment=False,
                  vocab_size=1024, log_every=10, checkpoint_every=200),
     # one H200 or several GPUs: ViT-B/16 at 224 and BERT-base, the defaults above
     "base": dict(compile=True),

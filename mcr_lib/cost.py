@@ -9,7 +9,15 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+FUSED_ON_CPU = {  # fused attention on the CPU, which the counter does not know: the products are those on CUDA
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
+        lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
+        lambda grad, query, key, value, *_, **__: sdpa_backward_flop_count(grad, query, key, value),
+}
 
 
 def flops(function: Callable, *inputs) -> int:
@@ -17,7 +25,7 @@ def flops(function: Callable, *inputs) -> int:
 
     Tensors on the device 'meta' have shapes but no numbers: then they are counted without being done.
     """
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=FUSED_ON_CPU) as counter:
         function(*inputs)
     return counter.get_total_flops()
 
@@ -29,17 +37,21 @@ def kept_bytes(module: nn.Module, function: Callable, *inputs) -> int:
     same on all machines that compute in the same precision.
     """
     weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    kept = {}  # address → storage; holding it keeps the address from being used again
+    seen: dict[int, StorageWeakRef] = {}  # address → the storage there, not held: what is freed may come again
+    total = 0
 
     def keep(tensor: Tensor) -> Tensor:
+        nonlocal total
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage
+        address = storage.data_ptr()
+        if address not in weights and (address not in seen or seen[address].expired()):
+            seen[address] = StorageWeakRef(storage)
+            total += storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         function(*inputs)
-    return sum(storage.nbytes() for storage in kept.values())
+    return total
 
 
 def seconds(function: Callable, *inputs, repeats: int = 5) -> float:

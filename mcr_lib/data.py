@@ -19,11 +19,13 @@ from torch import Tensor
 
 from data_prep import folder, pack
 
-from .config import MCRConfig, TrainConfig
+from . import distributed
+from .config import ConfigError, MCRConfig, TrainConfig
 from .masking import AUGMENT_STREAM, IMAGE_STREAM, ORDER_STREAM, TEXT_STREAM, counter_noise
 from .model import Batch
-from .tokenizer import pad, tokenize
+from .tokenizer import pad, padded_length, tokenize
 
+TEXT_GROUPS = 4  # parts in which the reports of a batch, sorted by length, are encoded
 IMAGE_MEAN, IMAGE_STD = 0.5, 0.25  # of pixels in [0, 1]; the same for every data set, so a model travels
 
 
@@ -47,6 +49,7 @@ class PairData:
         self.table = table.iloc[rows].reset_index(drop=True)
         self.pad_token_id = tokenizer.pad_token_id
         self.ids = tokenize(tokenizer, self.table["report"].tolist(), model.max_text_length)
+        self.lengths = np.array([len(ids) for ids in self.ids])
         size = store_size(model.img_size)
         few = len(table) < 20_000  # some seconds for one process, and no start-up cost or guard in the user's script
         pack.pack(self.path, size, processes=1 if few else None)  # returns at once if it is there
@@ -55,11 +58,14 @@ class PairData:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, index: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of this split → pixels (N, 1, S, S) uint8, input_ids (N, T), attention_mask (N, T), on the CPU."""
+    def read(self, index: np.ndarray) -> tuple[Tensor, Tensor, Tensor, tuple[int, ...]]:
+        """Rows of this split → pixels (N, 1, S, S) uint8, input_ids (N, T), attention_mask (N, T), on the CPU, and the
+        padded length of each of the groups of reports that are encoded together."""
         pixels = torch.from_numpy(self.pixels[self.rows[index]])[:, None]
         input_ids, attention_mask = pad([self.ids[i] for i in index], self.pad_token_id)
-        return pixels, torch.from_numpy(input_ids), torch.from_numpy(attention_mask)
+        groups = np.array_split(self.lengths[index], min(TEXT_GROUPS, len(index)))
+        lengths = tuple(int(padded_length(group)) for group in groups)
+        return pixels, torch.from_numpy(input_ids), torch.from_numpy(attention_mask), lengths
 
     def batch(self, index: np.ndarray, device: torch.device, *, epochs: np.ndarray | None = None, seed: int = 0,
               augment: bool = False) -> Batch:
@@ -67,8 +73,9 @@ class PairData:
         return self.to_device(self.read(index), index, device, epochs=epochs, seed=seed, augment=augment)
 
     def to_device(self, read, index: np.ndarray, device: torch.device, *, epochs=None, seed=0, augment=False) -> Batch:
+        *tensors, text_lengths = read
         pixels, input_ids, attention_mask = (
-            (t.pin_memory() if device.type == "cuda" else t).to(device, non_blocking=True) for t in read
+            (t.pin_memory() if device.type == "cuda" else t).to(device, non_blocking=True) for t in tensors
         )
         pairs = torch.from_numpy(np.array(index)).to(device, non_blocking=True)
         epoch = torch.zeros_like(pairs) if epochs is None else torch.from_numpy(epochs).to(device, non_blocking=True)
@@ -78,7 +85,7 @@ class PairData:
             images, input_ids, attention_mask,
             counter_noise(seed, epoch, pairs, self.model.num_patches, IMAGE_STREAM),
             counter_noise(seed, epoch, pairs, input_ids.shape[1], TEXT_STREAM),
-            pairs,
+            pairs, text_lengths,
         )
 
 
@@ -114,9 +121,14 @@ def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
 
 class TrainBatches:
     """The training batches of a run, addressed by step. Epochs follow each other without a gap: every pair is seen
-    exactly once per epoch, and a batch may end one epoch and begin the next."""
+    exactly once per epoch, and a batch may end one epoch and begin the next. Step s is the same set of pairs for any
+    number of processes; each reads its share of them only. Raises ConfigError if there is not a pair for every part."""
 
     def __init__(self, data: PairData, config: TrainConfig, device: torch.device):
+        parts = distributed.world() * config.accumulation
+        if config.batch_size < parts:
+            raise ConfigError(f"batch_size={config.batch_size} pairs cannot be cut into {distributed.world()} "
+                              f"processes × accumulation={config.accumulation}: raise batch_size, or lower the others")
         self.data, self.config, self.device = data, config, device
         self._orders: dict[int, np.ndarray] = {}
 
@@ -139,8 +151,12 @@ class TrainBatches:
         pairs = np.array([self._orders[e][p] for e, p in zip(epochs, position % n, strict=True)])
         return pairs, epochs
 
+    def pair_ids(self, step: int) -> list[str]:
+        """The names (N) of the pairs of a step, over all processes."""
+        return self.data.table["pair_id"].iloc[self.index(step)[0]].tolist()
+
     def __call__(self, start: int, stop: int) -> Iterator[list[Batch]]:
-        """The batches of steps start … stop − 1, each as `accumulation` parts, read ahead by a thread."""
+        """This process's share of steps start … stop − 1, each as `accumulation` parts, read ahead by a thread."""
         parts = self.config.accumulation
         for reads in _read_ahead(self._reads(start, stop, parts)):
             yield [
@@ -151,9 +167,10 @@ class TrainBatches:
 
     def _reads(self, start: int, stop: int, parts: int):
         for step in range(start, stop):
-            index, epochs = self.index(step)
+            index, epochs = (x[distributed.share(len(x))] for x in self.index(step))
             pieces = zip(np.array_split(index, parts), np.array_split(epochs, parts), strict=True)
-            yield [(self.data.read(i), i, e) for i, e in pieces]
+            orders = [(i, e, np.argsort(self.data.lengths[i], kind="stable")) for i, e in pieces]
+            yield [(self.data.read(i[o]), i[o], e[o]) for i, e, o in orders]  # short reports beside short ones
 
 
 def _read_ahead(source: Iterator, depth: int = 2) -> Iterator:
@@ -179,7 +196,8 @@ def _read_ahead(source: Iterator, depth: int = 2) -> Iterator:
         except BaseException as error:
             put((None, error))
 
-    threading.Thread(target=work, daemon=True).start()
+    reader = threading.Thread(target=work, daemon=True)
+    reader.start()
     try:
         while True:
             item, error = ready.get()
@@ -190,6 +208,7 @@ def _read_ahead(source: Iterator, depth: int = 2) -> Iterator:
             yield item
     finally:
         stop.set()
+        reader.join(timeout=10)  # a thread still at work when the interpreter ends can abort the whole process
 
 
 def table_of(data: PairData) -> pd.DataFrame:

@@ -10,15 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def contrastive_loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor) -> Tensor:
+def contrastive_loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor,
+                     rows: slice = slice(None)) -> Tensor:
     """L_vrc: symmetric InfoNCE (van den Oord 2018; CLIP). Pair n is the only positive of image n and report n.
 
     image_features, text_features (N, D) unit vectors; logit_scale a scalar, 1 / temperature. Returns a scalar ≥ 0;
-    log N is what a model that knows nothing gets.
+    log N is what a model that knows nothing gets. `rows`: only these n pairs' share of it, n × N similarities at a
+    time; the shares of disjoint rows that cover all pairs add up to the loss.
     """
-    logits_per_image = logit_scale * image_features @ text_features.T  # N, N
-    target = torch.arange(len(logits_per_image), device=logits_per_image.device)
-    return (F.cross_entropy(logits_per_image, target) + F.cross_entropy(logits_per_image.T, target)) / 2
+    N = len(image_features)
+    target = torch.arange(N, device=image_features.device)[rows]
+    per_image = logit_scale * image_features[rows] @ text_features.T  # n, N
+    per_text = logit_scale * text_features[rows] @ image_features.T  # n, N
+    total = F.cross_entropy(per_image, target, reduction="sum") + F.cross_entropy(per_text, target, reduction="sum")
+    return total / (2 * N)
 
 
 def image_reconstruction_loss(predicted: Tensor, patches: Tensor, mask: Tensor, norm_pix: bool = True) -> Tensor:
@@ -27,9 +32,9 @@ def image_reconstruction_loss(predicted: Tensor, patches: Tensor, mask: Tensor, 
     predicted, patches (N, L, P·P·C); mask (N, L), 1 = removed. With norm_pix each target patch is brought to mean 0
     and variance 1 first, so predicting a flat patch costs 1. Returns a scalar ≥ 0; 0 if nothing is removed.
     """
-    patches = _at_least_float32(patches)
+    patches = at_least_float32(patches)
     target = normalise_patches(patches) if norm_pix else patches
-    error = (_at_least_float32(predicted) - target).square().mean(dim=2)  # N, L
+    error = (at_least_float32(predicted) - target).square().mean(dim=2)  # N, L
     return (error * mask).sum() / mask.sum().clamp(min=1)
 
 
@@ -44,11 +49,11 @@ def text_reconstruction_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     Returns a scalar ≥ 0, the mean over scored tokens; 0 if there is none.
     """
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
     return total / (labels != -100).sum().clamp(min=1)
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Autocast hands over bf16: losses are summed in float32, or float64 where the input is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -599,6 +599,53 @@ def png(picture: Picture, dpi: int = 80) -> bytes:
     return buffer.getvalue()
 
 
+def benchmark(result: dict) -> Picture:
+    """A result of `python -m mcr_lib benchmark`: seconds per step (median, range over rounds, floor) and peak memory of
+    everyone at the largest batch size; both against the batch size where there are several."""
+    sizes = sorted({row["batch_size"] for row in result["steps"]})
+    rows = [row for row in result["steps"] if row["batch_size"] == sizes[-1]]
+    names = [row["name"] + ("" if row["lengths"] == "full" else ", short reports") for row in rows]
+    more = len(sizes) > 1
+    picture, axes = new_picture(0.34 * len(rows) + 1.5 + 3 * more, 1 + more, 2,
+                                alt="time per step: " + ", ".join(
+                                    f"{n} {r['median']:.3g} s" for n, r in zip(names, rows, strict=True)))
+    time, memory = axes[0]
+    medians, most = (np.array([f(row["seconds"]) for row in rows]) for f in (np.median, max))
+    colours = [COLOURS.get(row["name"], COLOURS["faint"]) for row in rows]
+    time.barh(names, medians, color=colours)
+    time.hlines(names, [min(row["seconds"]) for row in rows], most, color=COLOURS["ink"], lw=1.2)
+    time.plot([row["floor_seconds"] for row in rows], names, linestyle="none", marker="|", markersize=15,
+              markeredgewidth=2.5, color=COLOURS["ink"], label="floor: counted FLOPs at the rate of a large product")
+    measured = [row for row in rows if "peak_bytes" in row]
+    memory.set_yticks(range(len(rows)), [])
+    bars = memory.barh([rows.index(row) for row in measured], [row["peak_bytes"] / 1e9 for row in measured],
+                       color=[COLOURS.get(row["name"], COLOURS["faint"]) for row in measured])
+    label_bars(memory, bars, [f"{row['peak_bytes'] / 1e9:.2f}" for row in measured])
+    for y, (at, median) in enumerate(zip(most, medians, strict=True)):
+        time.annotate(f"{median:.3g}", (at, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+    time.margins(x=0.15)
+    time.set(xlabel=f"seconds per step of {sizes[-1]} pairs, {rows[0]['precision']}; range over rounds", title="Time")
+    memory.set(xlabel="GB above weights and optimizer", title="Peak memory")
+    for ax in (time, memory):
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        ax.grid(axis="y", visible=False)
+    handles = time.get_legend_handles_labels()
+    if more:
+        for ax, key, unit, label in zip(axes[1], ("pairs_per_second", "peak_bytes"), (1, 1e9),
+                                        ("pairs per second", "GB above weights and optimizer"), strict=True):
+            for marker, name in zip("osD^ovD^", dict.fromkeys(row["name"] for row in rows), strict=False):
+                own = [row for row in result["steps"] if row["name"] == name and row["lengths"] == "full"]
+                ax.plot([row["batch_size"] for row in own], [row[key] / unit for row in own], marker=marker, lw=1.5,
+                        color=COLOURS.get(name, COLOURS["chance"]), ls="-" if name in COLOURS else ":", label=name)
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(sizes, [str(size) for size in sizes])
+            ax.set(xlabel="pairs per step", ylabel=label)
+        handles = [first + second for first, second in zip(handles, axes[1, 0].get_legend_handles_labels(),
+                                                           strict=True)]
+    picture.legend(*handles, loc="outside lower center", ncols=3)
+    return picture
+
+
 # ------------------------------------------------------------------------------------------------- the modality gap
 def clouds(panels: dict, *, width: float | None = None, reach: float | None = None, xlabel: str = "first component",
            ylabel: str = "second component", lines: int = 12) -> Picture:
@@ -769,4 +816,86 @@ def shifting(amounts, gap, recalls: dict, losses: dict) -> Picture:
     for ax in axes[0]:
         ax.axvline(0, color=COLOURS["faint"], zorder=0)
         ax.set_xlabel("share of the gap closed (%)")
+    return picture
+
+
+# ------------------------------------------------------------------------------------------------------- the study
+LINES = {"mcr": "o", "two-stream": "s", "contrastive": "D", "contrastive-masked": "^"}  # a marker for each framework
+
+
+def study_spread(arms: dict, chance: float, measure: str = "rsum") -> Picture:
+    """Every run of a study, not only means: a row per arm, a mark per seed, a bar at the mean. arms: those of
+    study.json; `measure`: of whole test input, beside the same of masked input (hollow)."""
+    names = list(arms)
+    means = [f"{n} {np.mean(arms[n]['metrics']['test, unmasked'][measure]):.0f}" for n in names]
+    picture, axes = new_picture(0.34 * len(names) + 1.3, alt=f"{measure} of every seed of the arms; means: "
+                                + ", ".join(means))
+    ax = axes[0, 0]
+    for y, name in enumerate(names):
+        colour = COLOURS.get(arms[name]["settings"]["framework"], COLOURS["chance"])
+        marker = "o" if arms[name]["settings"]["alignment"] == "mba" else "s"
+        for where, fill, label in (("test, unmasked", colour, "whole input"), ("test, masked", "none", "masked input")):
+            values = arms[name]["metrics"][where][measure]
+            ax.plot(values, np.full(len(values), y), marker, color=colour, markerfacecolor=fill, markersize=6,
+                    alpha=0.85, label=label if y == 0 else None)
+            ax.plot([np.mean(values)] * 2, [y - 0.32, y + 0.32], color=colour, linewidth=2.2,
+                    linestyle="-" if fill != "none" else (0, (1, 1)))
+    ax.axvline(chance, color=COLOURS["chance"], linestyle=(0, (5, 3)), linewidth=1.3, label="chance")
+    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6),
+           xlabel="RSum on the test split (six recalls added, 0–600); a mark per seed, a bar at the mean")
+    ax.grid(axis="y", visible=False)
+    picture.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    return picture
+
+
+def retrieved_scores(arms: dict, alignment: str = "mba") -> Picture:
+    """The paper's Fig. 3: the scores of what is retrieved against K, a colour and mark per framework, dashed for
+    image→report and solid for report→image as in its caption; means over seeds. arms: those of study.json."""
+    shown = {name: arm for name, arm in arms.items() if name == f"{arm['settings']['framework']}-{alignment}"}
+    metrics = list(next(iter(shown.values()))["nlg"]["image_to_text"])
+    picture, axes = new_picture(5.6, 2, 2, sharex=True, alt=f"{', '.join(metrics)} of the first K reports retrieved by "
+                                + ", ".join(shown))
+    for ax, metric in zip(axes.flat, metrics, strict=True):
+        for arm in shown.values():
+            framework = arm["settings"]["framework"]
+            for way, style in (("image_to_text", "--"), ("text_to_image", "-")):
+                curve = arm["nlg"][way][metric]
+                if curve is None:
+                    continue
+                ax.plot(range(1, len(curve) + 1), curve, style, marker=LINES[framework], markersize=4, linewidth=1.6,
+                        color=COLOURS[framework], label=ARMS[framework] if way == "text_to_image" else None)
+        if not ax.lines:
+            ax.text(0.5, 0.5, "needs Java, which was not there", ha="center", transform=ax.transAxes)
+        ax.set(title=metric, xticks=range(1, 11))
+    for ax in axes[1]:
+        ax.set_xlabel("K: the first K reports retrieved")
+    handles, labels = next(ax for ax in axes.flat if ax.lines).get_legend_handles_labels()
+    for style, label in (("--", "image → report"), ("-", "report → image")):
+        handles.append(axes[0, 0].plot([], [], style, color=COLOURS["ink"])[0])
+        labels.append(label)
+    picture.legend(handles, labels, loc="outside upper center", ncols=3)
+    return picture
+
+
+GAPS = {"gap_distance": "gap (0–2)", "relative_modality_gap": "relative gap", "alignment": "distance of\ntrue pairs²",
+        "uniformity": "uniformity", "true_pair_cosine": "cosine of\ntrue pairs"}
+
+
+def gap_stages(arms: dict, names: list[str]) -> Picture:
+    """The measures of Fig. 4 before, during and after training on the validation split: a line per seed, mapped first
+    (solid, dots) or aggregated first (dashed, squares). arms: those of study.json, of which `names` are shown."""
+    stages = [stage for stage in ("start", "middle", "end") if all(stage in arms[name]["gap"] for name in names)]
+    picture, axes = new_picture(2.9, 1, len(GAPS), alt="Gap measures at the start, middle and end of training: "
+                                + ", ".join(names))
+    for ax, (key, title) in zip(axes[0], GAPS.items(), strict=True):
+        for name in names:
+            order = arms[name]["settings"]["alignment"]
+            lines = np.array([arms[name]["gap"][stage][key] for stage in stages])  # stages, seeds
+            drawn = ax.plot(range(len(stages)), lines, "o-" if order == "mba" else "s--", color=COLOURS[order],
+                            linewidth=1.2, markersize=4, alpha=0.8)
+            drawn[0].set_label(name)
+        ax.set_title(title, fontsize=9.5)
+        ax.set_xticks(range(len(stages)), stages)
+        ax.tick_params(labelsize=8.5)
+    picture.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
     return picture

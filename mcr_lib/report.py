@@ -16,8 +16,8 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
 from pygments.formatters import HtmlFormatter
 
-from . import paper
-from .lesson import collected
+from . import paper, verdict
+from .lesson import ROOT, collected
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a2433; --soft: #5b6678; --line: #d9dfe7; --paper: #fff; --accent: #0072b2 }
@@ -39,6 +39,9 @@ nav a { margin-right: 1.1rem; white-space: nowrap } .badge { border: 1px solid v
 .jp-OutputPrompt, .anchor-link { display: none } img { max-width: 100% }
 """
 NOTEBOOK_STYLE = STYLE + HtmlFormatter(style="friendly").get_style_defs(".highlight")
+FIGURES = {"spread": "Every run of this study: RSum of each seed",
+           "fig3_retrieved": "As the paper’s Fig. 3: what the first K retrieved reports score",
+           "fig4_gap": "As the paper’s Fig. 4: the gap before, during and after training"}
 MARK = {True: "✓", False: "✗", None: "○"}
 
 
@@ -46,14 +49,13 @@ def write(out: Path, about: dict, notebooks: list[dict]) -> Path:
     """Write `out/index.html`. about: what ran, on what (shown as a table); notebooks: dicts with name, title, seconds,
     error (None: ran to its end), and `html` / `ipynb`, paths relative to `out`. Returns the page's path."""
     records = collected(out)
-    verdicts = out / "claims.json"
     parts = [
         "<h1>Masked Contrastive Reconstruction, reproduced</h1>",
         f'<p class="lead">{html.escape(paper.PAPER)}. This page was written by the run it describes; every figure and '
-        "number on it was measured by that run.</p>",
+        "number on it was measured by that run, but for the committed studies, which say so.</p>",
         "<nav>" + "".join(f'<a href="#{n["name"]}">{html.escape(n["title"])}</a>' for n in notebooks) + "</nav>",
         "<h2>What ran</h2>", _pairs(about.items()), _notebook_table(notebooks),
-        "<h2>The paper’s claims</h2>", _verdicts(json.loads(verdicts.read_text()) if verdicts.exists() else None),
+        "<h2>The paper’s claims</h2>", _verdicts(out),
     ]
     for notebook in notebooks:
         parts += [f'<h2 id="{notebook["name"]}">{html.escape(notebook["title"])}</h2>', _links(notebook)]
@@ -137,13 +139,32 @@ def _claims(claims: list[dict]) -> str:
     return f"<p>Sentences of the text that this run checked:</p><ul class=claims>{rows}</ul>"
 
 
-def _verdicts(rows: list[dict] | None) -> str:
-    if rows is None:
-        head = "<p>This run has not measured them; here they are as the paper states them.</p>"
-        return head + _pairs((fact.where, fact.what) for fact in paper.CLAIMS)
-    head = "".join(f"<th>{html.escape(key)}</th>" for key in rows[0])
-    body = "".join("<tr>" + "".join(_cell(v) for v in row.values()) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+def _verdicts(out: Path) -> str:
+    """The claims as this run's own study judged them, if it made one, and beside it the committed studies."""
+    own, parts = out / "study" / "study.json", []
+    if own.exists():
+        parts += ["<h3>Measured by this run</h3>", "<p>A reduced study, trained just now: few steps and few seeds, so "
+                  "expect <em>undecided</em>. It shows that the numbers can be made, not what they are.</p>",
+                  _study(json.loads(own.read_text()))]
+        folder = out / "study" / "figures"
+        parts += [f'<figure><img src="study/figures/{name}.png" alt="{caption}"><figcaption>{caption}</figcaption>'
+                  "</figure>" for name, caption in FIGURES.items() if (folder / f"{name}.png").exists()]
+    else:
+        parts += ["<p>This run has not measured them; here they are as the paper states them.</p>",
+                  _pairs((fact.where, fact.what) for fact in paper.CLAIMS)]
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+        content = json.loads(path.read_text())
+        if "claims" in content:
+            parts += [f"<h3>Committed, not measured by this run: {html.escape(path.name)}</h3>", _study(content)]
+    return "\n".join(parts)
+
+
+def _study(content: dict) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in verdict.HEAD)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in verdict.cells(row)) + "</tr>"
+                   for row in content["claims"])
+    return (f"<p>{html.escape(verdict.headline(content))}.</p><table><tr>{head}</tr>{body}</table>"
+            f'<p class="soft">{html.escape(content["rule"])}</p>')
 
 
 def _paper() -> str:

@@ -9,15 +9,17 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
@@ -25,7 +27,7 @@ from torch import Tensor
 from data_prep import folder as data_folder
 from data_prep import images
 
-from . import checkpoint, retrieval
+from . import checkpoint, distributed, retrieval
 from .config import ConfigError, RunConfig, read_config
 from .data import PairData, TrainBatches, prepare_images, store_size, table_of
 from .masking import random_masking
@@ -35,15 +37,26 @@ from .progress import progress
 from .tokenizer import load_tokenizer, tokenize, train_tokenizer, vocabulary_sha256
 from .trainer import Trainer
 
+INDEX_CHUNK = 16_384  # pairs encoded before they are written to a search index
+VALIDATE = 1024  # pairs looked at when a checkpoint is written: seconds, so that the best one can be kept
+
 
 class RunError(RuntimeError):
     """A run folder that is missing, taken, or does not fit; the message is one readable line."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """'auto' is CUDA where there is one, else the CPU. Raises RunError for a device this machine lacks."""
+    """'auto' is CUDA where there is one, else the CPU; of several processes on a machine each takes a GPU of its own.
+    Raises RunError for a device this machine lacks."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and distributed.world() > 1:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+        gpus = torch.cuda.device_count()
+        if int(os.environ["LOCAL_RANK"]) >= gpus:
+            raise RunError(f"{os.environ['LOCAL_WORLD_SIZE']} processes on this machine, but {gpus} GPUs: "
+                           f"use --nproc-per-node {gpus}, or --device cpu")
+        torch.cuda.set_device(name)
     try:
         torch.empty(1, device=name)
         return torch.device(name)
@@ -55,9 +68,36 @@ def train(data: Path, run: Path, config: RunConfig, *, resume: bool = False, dev
           callbacks: Iterable[Callable] = (), command: str | None = None) -> Trainer:
     """Train a model on the `train` split of a data set folder and leave a run folder (contract: README, "Run folder").
 
-    With `resume`, go on from the newest whole checkpoint; the configuration must be the one of the run.
+    With `resume`, go on from the newest whole checkpoint; the configuration must be the one of the run. At each
+    checkpoint the rsum of VALIDATE pairs of the split `validate` is measured, and the best one kept. Started by
+    torchrun, all processes call this alike; the first one writes.
     """
     data, run = Path(data), Path(run)
+    trainer, config, tokenizer = distributed.together(
+        lambda: _prepare(data, run, config, resume=resume, device=device, callbacks=callbacks))
+    distributed.main_does(lambda: _open(run, config, tokenizer, resume))
+    if resume:
+        for line in [*trainer.resume(), f"resumed at step {trainer.step}"]:
+            if distributed.rank() == 0:
+                print(line)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    trainer.fit()
+    manifest = {
+        "profile": config.profile, "seed": config.train.seed, "data": describe_data(data),
+        "vocabulary_sha256": vocabulary_sha256(tokenizer), "training_pairs": len(trainer.batches.data),
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "steps": trainer.step, "processes": distributed.world(),
+        "training_seconds": round(trainer.seconds, 3), "peak_memory_bytes": peak_memory(device),
+        "precision": str(trainer.autocast_dtype or torch.float32).removeprefix("torch."),
+    }
+    distributed.main_does(lambda: write_json(
+        run / "manifest.json", provenance(command) | manifest | {"weights_sha256": weights_sha256(run)}))
+    return trainer
+
+
+def _prepare(data: Path, run: Path, config: RunConfig, *, resume: bool, device: torch.device, callbacks):
+    """→ trainer at step 0, resolved configuration, tokenizer. Writes nothing to the run folder."""
     table = data_folder.read(data)
     if resume:
         if not (run / "config.yaml").exists():
@@ -71,62 +111,94 @@ def train(data: Path, run: Path, config: RunConfig, *, resume: bool = False, dev
         config = with_vocabulary(config, tokenizer)
     torch.manual_seed(config.train.seed)
     model = MCR(config.model)
-    if config.model.image_weights and not resume:
-        model.image_encoder.load_weights(config.model.image_weights)
-    if config.model.text_weights and not resume:
-        model.report_encoder.load_weights(config.model.text_weights)
+    if not checkpoint.folders(run / "checkpoints"):
+        if config.model.image_weights:
+            model.image_encoder.load_weights(config.model.image_weights)
+        if config.model.text_weights:
+            model.report_encoder.load_weights(config.model.text_weights)
     pairs = PairData(data, "train", tokenizer, config.model, config.train.views)
-    if not resume:
-        run.mkdir(parents=True, exist_ok=True)  # nothing is written before all of the above has gone well
-        tokenizer.save_pretrained(run / "tokenizer")
-        (run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    trainer = Trainer(model, TrainBatches(pairs, config.train, device), config.train, run=run, device=device,
-                      callbacks=callbacks)
-    if resume:
-        for line in trainer.resume():
-            print(line)
-        print(f"resumed at step {trainer.step}")
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    trainer.fit()
-    manifest = provenance(command) | {
-        "profile": config.profile, "seed": config.train.seed, "data": describe_data(data),
-        "vocabulary_sha256": vocabulary_sha256(tokenizer), "weights_sha256": weights_sha256(run),
-        "parameters": sum(p.numel() for p in model.parameters()), "training_pairs": len(pairs),
-        "steps": trainer.step, "training_seconds": round(trainer.seconds, 3), "peak_memory_bytes": peak_memory(device),
-        "precision": str(trainer.autocast_dtype or torch.float32).removeprefix("torch."),
-    }
-    write_json(run / "manifest.json", manifest)
-    return trainer
+    batches = TrainBatches(pairs, config.train, device)
+    validate = None
+    if (table["split"] == "validate").sum() >= 2:
+        watched = PairData(data, "validate", tokenizer, config.model, config.train.views)
+        validate = partial(_validate, model, watched, device)
+    elif distributed.rank() == 0:
+        print(f"{data}: no validate split, so no checkpoint is known to be the best")
+    return Trainer(model, batches, config.train, run=run, device=device, callbacks=callbacks,
+                   validate=validate), config, tokenizer
 
 
-def load(run: Path | str, device: torch.device | str = "cpu"):
-    """A trained model in evaluation mode and its tokenizer, from a run folder. Raises RunError, CheckpointError."""
+def _validate(model: MCR, pairs: PairData, device: torch.device) -> float:
+    """rsum, 0–600, of the first VALIDATE pairs, whole images and reports; NaN where the features are."""
+    image_features, text_features = encode(model, pairs, device, most=VALIDATE)
+    if not (image_features.isfinite().all() and text_features.isfinite().all()):
+        return float("nan")
+    shown = pairs.table[:VALIDATE]
+    return distributed.main_does(lambda: retrieval.evaluate(
+        image_features, text_features, texts=shown["report"].tolist(), labels=shown["labels"].tolist(),
+        clusters=shown["patient_id"].tolist(), n_bootstrap=0)["rsum"])
+
+
+def _open(run: Path, config: RunConfig, tokenizer, resume: bool) -> None:
+    """Make the run folder, or see that it can be written to. config.yaml comes last: with it there is a run."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if not os.access(run, os.W_OK):
+            raise OSError("it is read-only")
+        if not resume:
+            tokenizer.save_pretrained(run / "tokenizer")
+            partial_file = run / ".config.yaml.partial"
+            partial_file.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            partial_file.replace(run / "config.yaml")
+    except Exception as error:  # tokenizers reports a full disk as a bare Exception
+        raise RunError(f"{run} cannot be written: {getattr(error, 'strerror', None) or error}; "
+                       "put that right, or name another --run") from error
+
+
+def load(run: Path | str, device: torch.device | str = "cpu", *, best: bool = False):
+    """A trained model in evaluation mode and its tokenizer, from a run folder: the newest checkpoint, or the one with
+    the best validation. Raises RunError, CheckpointError."""
     run = Path(run)
     if not (run / "config.yaml").exists():
         raise RunError(f"{run}: no run here (no config.yaml): python -m mcr_lib train --data DIR --run {run}")
     config = read_config(run / "config.yaml")
     tokenizer = load_tokenizer(run / "tokenizer")
-    path, _, skipped = checkpoint.newest(run / "checkpoints")
-    for line in skipped:
-        print(line)
+    path = _checkpoint(run, best)
     model = MCR(config.model)
     checkpoint.load_model(path, model)
     return model.to(device).eval(), tokenizer
 
 
+def _checkpoint(run: Path, best: bool = False) -> Path:
+    folder = Path(run) / "checkpoints"
+    if best:
+        path = checkpoint.best(folder)
+        if path is None:
+            raise RunError(f"{folder}: no checkpoint was validated, so none is known to be the best")
+        return path
+    path, _, skipped = checkpoint.newest(folder)
+    if distributed.rank() == 0:
+        for line in skipped:
+            print(line)
+    return path
+
+
 @torch.inference_mode()
-def encode(model: MCR, pairs: PairData, device: torch.device, *, masked: bool = False,
-           batch_size: int = 128) -> tuple[Tensor, Tensor]:
-    """Both features of every pair of a split: unit vectors (N, common_dim), in the order of its rows, on the CPU.
+def encode(model: MCR, pairs: PairData, device: torch.device, *, masked: bool = False, batch_size: int = 128,
+           first: int = 0, most: int | None = None) -> tuple[Tensor, Tensor]:
+    """Both features of every pair of a split, or of `most` from `first` on: unit vectors (N, common_dim), in the order
+    of its rows, on the CPU. Of several processes each encodes a share; all get the whole.
 
     masked: encode what training would have seen (the same mask rates, epoch 0) instead of whole images and reports.
     """
     model.eval()
-    image_features, text_features = [], []
-    steps = range(0, len(pairs), batch_size)
-    for start in progress(steps, desc="encode", unit="batch", leave=False):
-        index = torch.arange(start, min(start + batch_size, len(pairs))).numpy()
+    rows = np.arange(len(pairs))[first:][:most]
+    rows = rows[distributed.share(len(rows))]
+    none = torch.empty(0, model.config.common_dim)  # a share may be empty
+    image_features, text_features = [none], [none]
+    starts = range(0, len(rows), batch_size)
+    for start in progress(starts, desc="encode", unit="batch", leave=False, disable=distributed.rank() > 0):
+        index = rows[start:start + batch_size]
         batch = pairs.batch(index, device)
         ids_keep, input_ids = None, batch.input_ids
         if masked:
@@ -134,30 +206,41 @@ def encode(model: MCR, pairs: PairData, device: torch.device, *, masked: bool = 
             input_ids, _, _ = model.mask_report(batch)
         image_features.append(model.encode_image(batch.images, ids_keep).cpu())
         text_features.append(model.encode_text(input_ids, batch.attention_mask).cpu())
-    return torch.cat(image_features), torch.cat(text_features)
+    return distributed.gather(torch.cat(image_features))[0], distributed.gather(torch.cat(text_features))[0]
 
 
 def evaluate(run: Path, data: Path, *, split: str = "test", protocol: str = "text-identical", masked: bool = False,
-             device: torch.device, command: str | None = None) -> dict:
+             best: bool = False, device: torch.device, command: str | None = None) -> dict:
     """Measure a run on a split under a named protocol: the result of `retrieval.evaluate`, the modality gap and where
-    it all came from, also left as the run folder's metrics.json."""
+    it all came from, also left as the run folder's metrics.json. Of several processes each encodes a share, the first
+    one measures and writes."""
+    model, pairs = distributed.together(lambda: _to_measure(Path(run), data, split, protocol, best, device))
+    image_features, text_features = encode(model, pairs, device, masked=masked)
+    return distributed.main_does(lambda: _measure(
+        Path(run), data, pairs, image_features, text_features, protocol,
+        {"split": split, "input": "masked" if masked else "unmasked", "checkpoint": "best" if best else "newest",
+         "weights_sha256": weights_sha256(run, best)} | provenance(command)))
+
+
+def _to_measure(run: Path, data: Path, split: str, protocol: str, best: bool, device) -> tuple[MCR, PairData]:
     if protocol not in retrieval.PROTOCOLS:
         raise RunError(f"unknown protocol {protocol!r}; there are: {', '.join(retrieval.PROTOCOLS)}")
-    model, tokenizer = load(run, device)
-    pairs = PairData(data, split, tokenizer, model.config, read_config(Path(run) / "config.yaml").train.views)
-    image_features, text_features = encode(model, pairs, device, masked=masked)
+    model, tokenizer = load(run, device, best=best)
+    return model, PairData(data, split, tokenizer, model.config, read_config(run / "config.yaml").train.views)
+
+
+def _measure(run: Path, data: Path, pairs: PairData, image_features: Tensor, text_features: Tensor, protocol: str,
+             about: dict) -> dict:
     try:
         measured = retrieval.evaluate(
             image_features, text_features, texts=pairs.table["report"].tolist(), labels=pairs.table["labels"].tolist(),
             clusters=pairs.table["patient_id"].tolist(), protocol=protocol)
     except ValueError as error:  # a protocol that these data cannot serve
-        raise RunError(f"{data}, split {split}: {error}") from None
+        raise RunError(f"{data}, split {about['split']}: {error}") from None
     result = measured | {
-        "run": Path(run).name, "split": split, "input": "masked" if masked else "unmasked", "views": pairs.views,
-        "modality_gap": modality_gap(image_features, text_features), "data": describe_data(data),
-        "weights_sha256": weights_sha256(run), "training": read_manifest(run),
-    } | provenance(command)
-    write_json(Path(run) / "metrics.json", result)
+        "run": run.name, "views": pairs.views, "modality_gap": modality_gap(image_features, text_features),
+        "data": describe_data(data), "training": read_manifest(run)} | about
+    write_json(run / "metrics.json", result)
     return result
 
 
@@ -171,20 +254,33 @@ def read_manifest(run: Path) -> dict:
 
 def build_index(run: Path, data: Path, *, split: str | None = None, device: torch.device) -> retrieval.Index:
     """The search index of a data set (one split, or None for all), kept in the run folder and reused while both the
-    weights and the data are the same."""
+    weights and the data are the same. Built a chunk at a time, on disk, and named only when it is whole."""
     run = Path(run)
     about = {"weights": weights_sha256(run), "data": describe_data(data)["sha256"], "split": split}
     where = run / "index" / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-    if where.exists():
-        return retrieval.Index.load(where)
-    model, tokenizer = load(run, device)
-    views = read_config(run / "config.yaml").train.views
-    splits = [split] if split else sorted(data_folder.read(data)["split"].unique())
-    parts = [PairData(data, s, tokenizer, model.config, views) for s in splits]
-    features = [encode(model, part, device) for part in parts]
-    index = retrieval.Index(torch.cat([f[0] for f in features]), torch.cat([f[1] for f in features]),
-                            pd.concat([table_of(p) for p in parts], ignore_index=True), about["weights"])
-    index.save(where)
+    if not where.exists():
+        model, tokenizer = load(run, device)
+        views = read_config(run / "config.yaml").train.views
+        partial = where.with_name(f".{where.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        index = None
+        for name in [split] if split else sorted(data_folder.read(data)["split"].unique()):
+            part = PairData(data, name, tokenizer, model.config, views)
+            table = table_of(part)
+            for first in range(0, len(part), INDEX_CHUNK):
+                features = encode(model, part, device, first=first, most=INDEX_CHUNK)
+                rows = table[first:first + INDEX_CHUNK]
+                if index is None:
+                    retrieval.Index(*features, rows, about["weights"]).save(partial)
+                    index = retrieval.Index.load(partial)
+                else:
+                    index.add(*features, rows, about["weights"])
+        partial.rename(where)
+    try:
+        index = retrieval.Index.load(where)
+        index.check(about["weights"])
+    except ValueError as error:
+        raise RunError(f"{error} (remove {where}: the next search makes it anew)") from None
     return index
 
 
@@ -205,9 +301,9 @@ def encode_query(model: MCR, tokenizer, *, text: str | None = None, image: Path 
     return model.encode_text(input_ids, torch.ones_like(input_ids))[0].cpu()
 
 
-def weights_sha256(run: Path) -> str:
-    """SHA-256 of the newest checkpoint's weights: the model's name in indexes and result files."""
-    path, _, _ = checkpoint.newest(Path(run) / "checkpoints")
+def weights_sha256(run: Path, best: bool = False) -> str:
+    """SHA-256 of the newest (or best) checkpoint's weights: the model's name in indexes and result files."""
+    path = checkpoint.best(Path(run) / "checkpoints") if best else checkpoint.newest(Path(run) / "checkpoints")[0]
     with (path / "model.safetensors").open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -265,11 +361,13 @@ def with_vocabulary(config: RunConfig, tokenizer) -> RunConfig:
 
 
 def _same_config(stored: RunConfig, asked: RunConfig) -> RunConfig:
-    """The stored configuration, unless what is asked for differs from it in anything but the vocabulary."""
+    """The stored configuration, unless what is asked for differs from it in anything but the vocabulary. Into how many
+    parts a step is cut may change: its gradient stays the same."""
     for part in ("model", "train"):
         a, b = getattr(stored, part).model_dump(), getattr(asked, part).model_dump()
-        for key in a.keys() - {"vocab_size", "special_token_ids", "mask_token_id"}:
+        for key in a.keys() - {"vocab_size", "special_token_ids", "mask_token_id", "accumulation"}:
             if a[key] != b[key]:
                 raise ConfigError(f"--resume: this run was started with {key}={a[key]!r}, now it is {b[key]!r}; "
                                   "resume with the same settings, or start another run")
-    return stored
+    train = stored.train.model_copy(update={"accumulation": asked.train.accumulation})
+    return stored.model_copy(update={"train": train})

@@ -1,12 +1,13 @@
-"""E_r, the report encoder, and D_r, the report decoder. Not here: which tokens are masked (masking.py), the
-tokenizer (tokenizer.py), the loss on what D_r predicts (losses.py).
+"""E_r, the report encoder. Not here: which tokens are masked (masking.py), the tokenizer (tokenizer.py), D_r
+(decoders.py).
 
 The encoder is a transformers BERT; we only make its features independent of where the padding stands.
 """
 
 from __future__ import annotations
 
-from timm.models.vision_transformer import Block
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers.utils import logging as transformers_logging
@@ -30,8 +31,17 @@ class ReportEncoder(nn.Module):
             add_pooling_layer=False,
         )
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """input_ids, attention_mask (N, T), padding on either side → (N, T, D); padded positions hold no meaning."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, lengths: tuple[int, ...] = ()) -> Tensor:
+        """input_ids, attention_mask (N, T), padding on either side → (N, T, D); padded positions hold no meaning.
+
+        lengths: the batch is cut into so many groups of rows (`torch.tensor_split`), each padded on the right and
+        encoded to its own length only. The features are the same; in a batch sorted by length the cost is not.
+        """
+        if lengths:
+            T = input_ids.shape[1]
+            groups = zip(input_ids.tensor_split(len(lengths)), attention_mask.tensor_split(len(lengths)), lengths,
+                         strict=True)
+            return torch.cat([F.pad(self(ids[:, :t], mask[:, :t]), (0, 0, 0, T - t)) for ids, mask, t in groups])
         position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)  # counted from each report's first token
         return self.bert(
             input_ids, attention_mask=attention_keys(attention_mask), position_ids=position_ids
@@ -53,26 +63,6 @@ class ReportEncoder(nn.Module):
         except RuntimeError as error:
             raise ConfigError(f"text_weights: {source!r} does not fit this report encoder: "
                               f"{' '.join(str(error).split())[:300]}") from None
-
-
-class ReportDecoder(nn.Module):
-    """D_r: from the masked report's f^r to the words at the masked positions."""
-
-    def __init__(self, config: MCRConfig):
-        super().__init__()
-        D = config.text_embed_dim
-        self.blocks = nn.ModuleList(
-            [Block(D, config.text_num_heads, config.mlp_ratio, qkv_bias=True) for _ in range(config.text_decoder_depth)]
-        )
-        self.norm = nn.LayerNorm(D)
-        self.predict = nn.Linear(D, config.vocab_size)
-
-    def forward(self, f_r: Tensor, attention_mask: Tensor, positions: Tensor) -> Tensor:
-        """f_r (N, T, D), positions (N, M) → logits (N, M, vocab): only what is scored is predicted."""
-        for block in self.blocks:
-            f_r = block(f_r, attn_mask=attention_keys(attention_mask))
-        scored = f_r.gather(1, positions[:, :, None].expand(-1, -1, f_r.shape[2]))  # N, T, D → N, M, D
-        return self.predict(self.norm(scored))
 
 
 def attention_keys(attention_mask: Tensor) -> Tensor:

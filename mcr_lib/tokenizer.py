@@ -77,9 +77,14 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, reports: list[str], max_length:
     return ids
 
 
-def pad(ids: list[np.ndarray], pad_token_id: int, multiple: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """Id arrays → input_ids, attention_mask (N, T), T the longest in the batch rounded up to `multiple`."""
-    T = -(-max(len(i) for i in ids) // multiple) * multiple
+def padded_length(lengths) -> int:
+    """The longest of some reports, rounded up to a multiple of 8: what T becomes."""
+    return -(-max(lengths) // 8) * 8
+
+
+def pad(ids: list[np.ndarray], pad_token_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Id arrays → input_ids, attention_mask (N, T), T the `padded_length` of the batch."""
+    T = padded_length([len(i) for i in ids])
     input_ids = np.full((len(ids), T), pad_token_id, dtype=np.int64)
     for row, i in zip(input_ids, ids, strict=True):
         row[: len(i)] = i

@@ -1,5 +1,4 @@
-"""E_v, the image encoder, and D_v, the image decoder. Not here: which patches are removed (masking.py), the
-loss on what D_v predicts (losses.py).
+"""E_v, the image encoder, and an image as patches. Not here: which patches are removed (masking.py), D_v (decoders.py).
 
 The encoder is a timm vision transformer, weights and blocks; all we add is that it can be shown some patches only.
 """
@@ -11,7 +10,7 @@ from pathlib import Path
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from .config import ConfigError, MCRConfig
@@ -69,31 +68,6 @@ class ImageEncoder(nn.Module):
         except RuntimeError as error:
             raise ConfigError(f"image_weights: {source!r} does not fit this image encoder: "
                               f"{' '.join(str(error).split())[:300]}") from None
-
-
-class ImageDecoder(nn.Module):
-    """D_v: from the visible patches' f^v and mask tokens to the pixels of every patch (He et al. 2022, Fig. 1)."""
-
-    def __init__(self, config: MCRConfig):
-        super().__init__()
-        D = config.decoder_embed_dim
-        self.embed = nn.Linear(config.embed_dim, D)
-        self.mask_token = nn.Parameter(torch.randn(1, 1, D) * 0.02)
-        self.pos_embed = nn.Parameter(sincos_positions(config.img_size // config.patch_size, D)[None])
-        self.blocks = nn.Sequential(
-            *[Block(D, config.decoder_num_heads, config.mlp_ratio, qkv_bias=True) for _ in range(config.decoder_depth)]
-        )
-        self.norm = nn.LayerNorm(D)
-        self.predict = nn.Linear(D, config.patch_size**2 * config.in_chans)
-
-    def forward(self, f_v: Tensor, ids_restore: Tensor) -> Tensor:
-        """f_v (N, L_keep, D_encoder), ids_restore (N, L) → predicted pixels (N, L, P·P·C)."""
-        x = self.embed(f_v)  # N, L_keep, D
-        N, L_keep, D = x.shape
-        L = ids_restore.shape[1]
-        removed = self.mask_token.to(x.dtype).expand(N, L - L_keep, -1)
-        x = torch.cat([x, removed], dim=1).gather(1, ids_restore[:, :, None].expand(-1, -1, D))  # N, L, D
-        return self.predict(self.norm(self.blocks(x + self.pos_embed)))
 
 
 def sincos_positions(side: int, dim: int) -> Tensor:

@@ -1,13 +1,18 @@
 """The model against timm, transformers and slow loops; the null control; padding; the arms."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
+from timm.models.vision_transformer import Block
 from transformers import BertConfig, BertModel
 
 from mcr_lib.config import MCRConfig, resolve
+from mcr_lib.decoders import block_at, take
 from mcr_lib.masking import random_masking
 from mcr_lib.model import MCR, Batch
+from mcr_lib.text import attention_keys
 from mcr_lib.vision import ImageEncoder, patchify, unpatchify
 
 TINY = dict(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, text_embed_dim=24, text_depth=2,
@@ -172,3 +177,44 @@ def test_base_is_vit_b16_and_bert_base_and_takes_steps_in_bf16():
         optimizer.zero_grad()
         seen.append(loss.item())
     assert all(map(torch.isfinite, map(torch.tensor, seen))) and seen[1] < seen[0]
+
+
+def test_decoding_only_what_is_scored_is_the_same_as_decoding_everything():
+    """The shortened last block equals timm's own, values and gradients, in float64, with and without padded keys."""
+    torch.manual_seed(0)
+    block = Block(24, 3, qkv_bias=True).double()
+    x = torch.randn(5, 11, 24, dtype=torch.float64, requires_grad=True)
+    ids = torch.rand(5, 11).argsort(1)[:, :4]
+    keys = torch.arange(11) < torch.tensor([11, 9, 7, 11, 5])[:, None]
+    for mask in (None, attention_keys(keys)):
+        whole, short = take(block(x, attn_mask=mask), ids), block_at(block, x, ids, mask)
+        torch.testing.assert_close(short, whole, rtol=0, atol=1e-12)
+        wanted = [x, *block.parameters()]
+        for a, b in zip(*(torch.autograd.grad(y.square().sum(), wanted) for y in (whole, short)), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+def test_decoder_predicts_removed_patches_as_it_does_among_all():
+    model = make().double()
+    f_v, ids_restore = torch.randn(3, 8, 24, dtype=torch.float64), torch.rand(3, 16).argsort(1)
+    ids = torch.tensor([[0, 5], [15, 3], [7, 8]])
+    torch.testing.assert_close(model.image_decoder(f_v, ids_restore, ids), take(model.image_decoder(f_v, ids_restore),
+                                                                                ids), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("framework", ["mcr", "two-stream"])
+def test_reports_encoded_in_groups_of_like_length_change_nothing(framework):
+    """Groups of any size, uneven ones too: losses and gradients as if all were padded to the longest."""
+    model, whole = make(framework=framework).double(), make_batch(7, lengths=[16, 5, 9, 12, 4, 16, 7])
+    whole.images = whole.images.double()
+    order = whole.attention_mask.sum(1).argsort()
+    whole = Batch(*(getattr(whole, name)[order] for name in ("images", "input_ids", "attention_mask", "image_noise",
+                                                             "text_noise")))
+    groups = whole.attention_mask.sum(1).tensor_split(3)
+    found = []
+    for lengths in ((), tuple(int(group.max()) for group in groups)):
+        output = model(replace(whole, text_lengths=lengths))
+        losses = [output.contrastive_loss, output.image_reconstruction_loss, output.text_reconstruction_loss]
+        found.append([*losses, *torch.autograd.grad(sum(losses), list(model.parameters()), allow_unused=True)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)

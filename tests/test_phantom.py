@@ -11,14 +11,15 @@ import pytest
 from PIL import Image
 
 from data_prep import phantom, phantom_report
+from mcr_lib.findings import mentions
 
 ZONE_WORDS = {"upper": "upper", "middle": "mid|lingula", "lower": "lower|base"}
 GOLDEN = {   # (seed, index): SHA-256 of pixels and text
-    (0, 0): "4990a1126830fdb1",
-    (0, 7): "2638304d8fd217ab",
-    (0, 31): "f726ba680f568db9",
-    (1, 3): "e7c993321d4e364c",
-    (1099511627776, 1999): "8188e6efdcc29274",
+    (0, 0): "42463dd046510ca4",
+    (0, 7): "de56dfc32837e96a",
+    (0, 31): "ccf6f31faacba8a0",
+    (1, 3): "c0951b4d41fa78f3",
+    (1099511627776, 1999): "8aeca10841955a89",
 }
 
 
@@ -182,3 +183,24 @@ def test_a_patient_keeps_body_and_lasting_findings():
     assert (one.fat, one.heart, one.diaphragms) == (two.fat, two.heart, two.diaphragms)
     lasting = [{f for f in phantom.make_findings(0, i) if phantom.KINDS[f.label].chronic} for i in (first, first + 1)]
     assert lasting[0] == lasting[1]
+
+
+def test_one_small_lesion_is_all_there_is_and_small(tmp_path):
+    """The picture differs from the lesion-free body inside the box only, and the box is at most two patches wide."""
+    for index in range(40):
+        study = phantom.make_study(5, index, "one-small-lesion")
+        (box,) = study.boxes
+        assert study.labels == (f"nodule_{box.side}_{box.zone}",)
+        height, width = study.pixels.shape
+        assert (box.x1 - box.x0) * width <= 32 and (box.y1 - box.y0) * width <= 32  # of 256: 16 of a 128-pixel input
+        bare, _ = phantom.draw_findings(5, index, [])
+        inside = np.zeros_like(study.pixels, dtype=bool)
+        inside[round(box.y0 * height) - 1:round(box.y1 * height) + 1,
+               round(box.x0 * width) - 1:round(box.x1 * width) + 1] = True
+        assert (bare == study.pixels)[~inside].all() and (bare != study.pixels)[inside].any()
+        stated = {m.finding for m in mentions(f"{study.findings} {study.impression}") if m.present}
+        assert stated == {"nodule"}
+    phantom.write(tmp_path / "d", studies=4, seed=5, processes=1, findings="one-small-lesion")
+    about = json.loads((tmp_path / "d" / "dataset.json").read_text())
+    assert about["name"] == "phantom, one-small-lesion" and about["source"]["findings"] == "one-small-lesion"
+    assert set(pd.read_parquet(tmp_path / "d" / "boxes.parquet")["label"]) == {"nodule"}

@@ -1,8 +1,9 @@
 """The report page: whole, offline, and honest about what was not measured."""
 
+import json
 import re
 
-from mcr_lib import paper, report
+from mcr_lib import paper, report, verdict
 
 
 def test_page_names_every_claim_and_loads_nothing(tmp_path):
@@ -13,3 +14,25 @@ def test_page_names_every_claim_and_loads_nothing(tmp_path):
         assert report.html.escape(fact.what) in text
     assert "has not measured them" in text and "stopped: cell 3" in text and "X &amp; Y" in text
     assert not re.search(r"<script|src=.https?:|<link[^>]+https?:", text)
+
+
+def test_a_study_of_this_run_and_a_committed_one_stand_side_by_side_and_say_which_is_which(tmp_path, monkeypatch):
+    def content(name, effect):
+        rows = verdict.rows([], None)
+        rows[1] |= {"effect": effect, "interval": [effect - 1, effect + 1], "repeats": 3, "verdict": "supported"}
+        return {"study": name, "data": {"synthetic": True}, "profile": "smoke", "seeds": [0, 1, 2], "rule": "the rule",
+                "gallery": {"images": 9, "distinct_texts": 8, "patients": 7}, "commit": "abc", "claims": rows,
+                "trained_on": [{"hardware": {"gpu": None, "cpus": 2}}], "arms": {"mcr-mba": {"steps": 30}}}
+
+    (tmp_path / "study" / "figures").mkdir(parents=True)
+    (tmp_path / "study" / "study.json").write_text(json.dumps(content("mine", 11.5)))
+    (tmp_path / "study" / "figures" / "spread.png").write_bytes(b"")
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "results" / "study_x.json").write_text(json.dumps(content("theirs", -22.5)))
+    (tmp_path / "benchmarks" / "results" / "other.json").write_text("{}")  # a result file that is no study
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    text = report.write(tmp_path, {}, []).read_text()
+    own, committed = text.split("Committed, not measured by this run: study_x.json")
+    assert "Measured by this run" in own and "mine (synthetic)" in own and "+11.5 [+10.5, +12.5]" in own
+    assert "theirs (synthetic)" in committed and "-22.5 [-23.5, -21.5]" in committed and "+11.5" not in committed
+    assert 'src="study/figures/spread.png"' in own and "has not measured them" not in text and "other.json" not in text

@@ -3,7 +3,6 @@ ties."""
 
 import itertools
 import json
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -15,20 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from mcr_lib import retrieval
+from mcr_lib import ranking
+from mcr_lib.ranking import label_ranking, merge_texts, ranks
 from mcr_lib.retrieval import (
     KS,
     PROTOCOLS,
-    Index,
     QueryRanks,
     chance,
     cluster_draws,
     evaluate,
-    label_ranking,
-    merge_texts,
     query_ranks,
     query_weights,
-    ranks,
     summarise,
 )
 
@@ -147,17 +143,60 @@ def test_properties_of_ranks(problem, random):
     assert ranks(queries, 0.3 * gallery, query_group, gallery_group).equal(expected), "monotone transform"
 
 
+@st.composite
+def hard_problems(draw):
+    """Real-valued features that float32 cannot tell apart: a few of them, many, or all."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
+    kind, width = draw(st.sampled_from(["random", "constant", "duplicates", "near", "clusters"])), draw(
+        st.sampled_from([2, 17, 67, 513]))
+    n_queries, n_gallery, n_groups = (draw(st.integers(1, n)) for n in (60, 90, 40))
+    dtype, scale = draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16])), draw(
+        st.sampled_from([1.0, 3e-12, 7e11]))
+    gallery = torch.randn(n_gallery, width, generator=generator, dtype=torch.float64)
+    some = torch.randint(-(-n_gallery // 3), (n_gallery,), generator=generator)
+    gallery = {"random": gallery, "constant": gallery[:1].expand(n_gallery, width), "duplicates": gallery[some],
+               "near": F.normalize(gallery[some]) + 3e-8 * gallery,
+               "clusters": gallery[some % 3] + 1e-3 * gallery}[kind]
+    gallery_group = torch.randint(n_groups, (n_gallery,), generator=generator)
+    own = torch.randint(n_gallery, (n_queries,), generator=generator)
+    queries = gallery[own] + 0.1 * torch.randn(n_queries, width, generator=generator)
+    return queries.to(dtype), (scale * gallery).to(dtype), gallery_group[own], gallery_group
+
+
+@settings(max_examples=150, deadline=None)
+@given(hard_problems(), st.sampled_from([1, 256, 10**9]), st.integers(1, 100))
+def test_ranks_are_those_of_the_rule_in_float64(problem, few, chunk):
+    """few = 1: always single scores; 10⁹: always whole blocks. The oracle forms the whole product in float64."""
+    queries, gallery, query_group, gallery_group = problem
+    longest = gallery.float().norm(dim=1).max().double()
+    scores = (F.normalize(queries.double()) @ (gallery.double() / longest).T).mul(1e9).round()     # (Q, G)
+    relevant = query_group[:, None] == gallery_group
+    best = scores.masked_fill(~relevant, -torch.inf).amax(dim=1, keepdim=True)
+    expected = 1 + ((scores >= best) & ~relevant).sum(dim=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "FEW", few)
+        assert ranks(*problem, chunk=chunk).equal(expected)
+
+
+def test_precision_that_the_caller_allows_elsewhere_does_not_matter():
+    """bfloat16 arithmetic, allowed for training, must not reach the measurement."""
+    gallery = F.normalize(unit(3, 64)[torch.arange(97) % 3] + 1e-4 * unit(97, 64, 1))
+    expected, before = ranks(gallery, gallery, same(97), same(97)), torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert ranks(gallery, gallery, same(97), same(97)).equal(expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_no_block_is_larger_than_the_chunk(monkeypatch):
-    shapes, original = [], retrieval._scores
-    def spy(queries, gallery):
-        shapes.append((len(queries), len(gallery)))
-        return original(queries, gallery)
-    monkeypatch.setattr(retrieval, "_scores", spy)
+    shapes, scores, not_worse = [], ranking._scores, ranking._not_worse
+    monkeypatch.setattr(ranking, "_scores", lambda q, g: (shapes.append((len(q), len(g))), scores(q, g))[1])
+    monkeypatch.setattr(ranking, "_not_worse", lambda q, low, g, *rest: (
+        shapes.append((len(q), len(g))), not_worse(q, low, g, *rest))[1])
     ranks(unit(50, 8), unit(70, 8), torch.zeros(50).long(), torch.zeros(70).long(), chunk=16)
-    assert max(q for q, _ in shapes) == 16 and max(g for _, g in shapes) == 16
-    index = make_index(70)
-    shapes.clear()
-    index.topk(unit(50, 8), k=3, chunk=16)
     assert max(q for q, _ in shapes) == 16 and max(g for _, g in shapes) == 16
 
 
@@ -477,92 +516,6 @@ def test_two_arms_are_paired_by_the_same_draws():
     assert difference.shape == (100,) and (difference >= 0).all() and difference.max() > 0
 
 
-# --- index
-
-def make_index(count=13, width=8, images=None, texts=None):
-    table = pd.DataFrame({"pair_id": [f"pair{n}" for n in range(count)], "patient_id": "p", "study_id": "s",
-                          "image_path": [f"images/{n}.png" for n in range(count)], "split": "test",
-                          "report": [f"report {n % 5}" for n in range(count)], "labels": "a|b"})
-    images = unit(count, width) if images is None else images
-    return Index(images, unit(count, width, seed=1) if texts is None else texts, table, "model-a")
-
-
-@pytest.mark.parametrize("among", ["images", "texts"])
-@pytest.mark.parametrize("chunk", [1, 3, 13, 4096])
-def test_topk_equals_the_full_product(among, chunk):
-    index, queries = make_index(19), unit(11, 8, seed=2)
-    scores, rows = index.topk(queries, k=4, among=among, chunk=chunk)
-    expected = (queries.double() @ index.features[among].double().T).topk(4)
-    assert rows.equal(expected.indices) and torch.allclose(scores, expected.values, atol=1e-6)
-
-
-def test_topk_puts_the_lower_row_first_in_a_tie():
-    texts = unit(1, 8).repeat(13, 1)
-    texts[4] = -texts[4]
-    for chunk in (1, 5, 4096):
-        scores, rows = make_index(texts=texts).topk(texts[:1], k=99, chunk=chunk)
-        assert rows.tolist() == [[0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 4]], "k capped, the opposite last"
-        assert scores[0, 0] == pytest.approx(1) and scores[0, -1] == pytest.approx(-1)
-
-
-def test_search_returns_hits_with_the_manifest_entries():
-    index = make_index()
-    hits = index.search(2 * index.features["images"][7], k=3, among="images")
-    assert [hit.rank for hit in hits] == [1, 2, 3] and hits[0].score == pytest.approx(1, abs=1e-6)
-    assert (hits[0].row, hits[0].pair_id, hits[0].report) == (7, "pair7", "report 2")
-    assert (hits[0].image_path, hits[0].labels, hits[0].split) == ("images/7.png", "a|b", "test")
-    batch = index.search(index.features["images"][7:9], k=3, among="images")
-    assert len(batch) == 2 and batch[0] == hits, "a batch gives a list per query"
-    reports = [hit.report for hit in index.search(unit(1, 8)[0], k=9, distinct=True)]
-    assert len(reports) == len(set(reports)) == 5, "distinct: every report once"
-
-
-def test_save_and_load_give_the_same_index(tmp_path):
-    index = make_index()
-    for _ in range(2):      # a second time over the first
-        index.save(tmp_path / "index")
-    assert sorted(file.name for file in (tmp_path / "index").iterdir()) == [
-        "features.safetensors", "index.json", "table.parquet"]
-    again = Index.load(tmp_path / "index")
-    assert len(again) == 13 and again.model_hash == "model-a" and again.table.equals(index.table)
-    query = unit(1, 8, seed=5)[0]
-    assert again.search(query, among="images") == index.search(query, among="images")
-
-
-def test_an_index_of_another_model_is_refused():
-    make_index().check("model-a")
-    with pytest.raises(ValueError, match=r"built by model model-a, the query comes from model model-b"):
-        make_index().check("model-b")
-
-
-def test_a_damaged_or_mixed_index_is_one_clear_line(tmp_path):
-    with pytest.raises(ValueError, match=r"no index here, index\.json"):
-        Index.load(tmp_path)
-    make_index(13).save(tmp_path / "a")
-    make_index(11).save(tmp_path / "b")
-    os.replace(tmp_path / "b" / "features.safetensors", tmp_path / "a" / "features.safetensors")
-    with pytest.raises(ValueError, match="not of one index"):
-        Index.load(tmp_path / "a")
-    (tmp_path / "a" / "features.safetensors").write_bytes(b"cut")
-    with pytest.raises(ValueError, match="damaged"):
-        Index.load(tmp_path / "a")
-
-
-def test_an_index_refuses_what_does_not_fit():
-    index = make_index()
-    with pytest.raises(ValueError, match="do not fit"):
-        Index(unit(3, 8), unit(3, 8), index.table, "m")
-    with pytest.raises(ValueError, match="lacks the columns report, labels"):
-        Index(unit(13, 8), unit(13, 8), index.table.drop(columns=["report", "labels"]), "m")
-    with pytest.raises(ValueError, match="expected unit vectors"):
-        Index(2 * unit(13, 8), unit(13, 8), index.table, "m")
-    for arguments, message in (({"among": "audio"}, "'texts' or 'images'"), ({"k": 0}, "at least 1")):
-        with pytest.raises(ValueError, match=message):
-            index.search(unit(1, 8)[0], **arguments)
-    with pytest.raises(ValueError, match="width 4, the index 8"):
-        index.search(unit(1, 4)[0])
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: compares it with the CPU")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_cuda_gives_the_same_numbers(protocol):
@@ -572,6 +525,3 @@ def test_cuda_gives_the_same_numbers(protocol):
     flat = [pd.json_normalize(result).drop(columns=["tie_rule", "protocol"]) for result in (on_cpu, on_cuda)]
     for name in flat[0]:
         assert flat[1][name][0] == pytest.approx(flat[0][name][0]), name
-    index = make_index()
-    moved = make_index(images=index.features["images"].cuda(), texts=index.features["texts"].cuda())
-    assert moved.topk(unit(3, 8).cuda())[1].equal(index.topk(unit(3, 8))[1])

@@ -1,0 +1,95 @@
+"""The study's figures, from what lies in its folder: the spread over seeds, the paper's Fig. 3, 4 and 5. Written to
+OUT/figures. Those of features and texts (Fig. 4's clouds, Fig. 5) need the run folders and the data set; on patients'
+data they hold patients' text and stay where they are. Not here: how a picture is drawn (plotting.py).
+"""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import plotting, run_folder
+from .data import PairData
+from .findings import coloured
+from .index import Index
+from .modality_gap import project_2d
+from .report import STYLE, page
+
+PAIR = ("mcr-mba", "mcr-abm")  # the two alignment strategies that Fig. 4 and 5 compare
+LOOKS = {  # how a phrase stands to the query's own report: background, underline, in words
+    "truth": ("#BFE8DA", "solid", "ground-truth semantics"), "similar": ("#CFE4F5", "dashed", "similar to the query"),
+    "irrelevant": ("#F8D9C4", "dotted", "irrelevant")}
+
+
+def write(out: Path, data: Path, content: dict, device: torch.device) -> list[Path]:
+    """Draw what the study's results allow → the files written. content: study.json."""
+    folder, arms = Path(out) / "figures", content["arms"]
+    folder.mkdir(exist_ok=True)
+    chance = next(iter(arms.values()))["metrics"]["chance"]["rsum"][0]
+    pictures = {"spread": plotting.study_spread(arms, chance)}
+    if any(name == f"{arm['settings']['framework']}-mba" for name, arm in arms.items()):
+        pictures["fig3_retrieved"] = plotting.retrieved_scores(arms)
+    if both := [name for name in PAIR if name in arms]:
+        pictures["fig4_gap"] = plotting.gap_stages(arms, both)
+    runs = {name: Path(out) / "runs" / f"{name}-seed0" for name in both}
+    files = []
+    if len(both) == 2 and all((run / "manifest.json").exists() for run in runs.values()):
+        for method in ("pca", "tsne"):
+            flat = {name: _validation(data, run, method, device) for name, run in runs.items()}
+            axis = ("first component", "second component") if method == "pca" else ("t-SNE 1", "t-SNE 2")
+            pictures[f"fig4_{method}"] = plotting.clouds(flat, xlabel=axis[0], ylabel=axis[1])
+        files.append(folder / "fig5_top3.html")
+        files[-1].write_text(top3(data, runs, device), encoding="utf-8")
+    for name, picture in pictures.items():
+        files.append(folder / f"{name}.png")
+        files[-1].write_bytes(plotting.png(picture, dpi=110))
+    return files
+
+
+def _features(data: Path, run: Path, split: str, device: torch.device):
+    model, tokenizer = run_folder.load(run, device)
+    views = run_folder.read_config(run / "config.yaml").train.views
+    pairs = PairData(data, split, tokenizer, model.config, views)
+    return pairs, *run_folder.encode(model, pairs, device)
+
+
+def _validation(data: Path, run: Path, method: str, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    _, image_features, text_features = _features(data, run, "validate", device)
+    flat = project_2d(image_features, text_features, method)
+    return flat.images, flat.texts
+
+
+def top3(data: Path, runs: dict[str, Path], device: torch.device, queries: int = 4) -> str:
+    """Fig. 5 as a page: for the first test images with at least two findings, the three reports that each alignment
+    strategy finds, phrases marked by how they stand to the image's own report."""
+    found, own = {}, []
+    for name, run in runs.items():
+        pairs, image_features, text_features = _features(data, run, "test", device)
+        reports = pairs.table["report"].tolist()
+        rows = [n for n, labels in enumerate(pairs.table["labels"]) if labels.count("|") >= 1][:queries]
+        rows = rows or list(range(min(queries, len(reports))))
+        _, top = Index(image_features, text_features, pairs.table, "").topk(
+            image_features[rows], 3, "texts", distinct=True)
+        found[name], own = [[reports[row] for row in line] for line in top.tolist()], [reports[row] for row in rows]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in found)
+    body = "".join(
+        f"<tr><td>{_marked(report, report)}</td>" + "".join(
+            "<td><ol>" + "".join(f"<li>{_marked(hit, report)}</li>" for hit in hits[query]) + "</ol></td>"
+            for hits in found.values()) + "</tr>" for query, report in enumerate(own))
+    legend = " · ".join(f'<span style="{_style(kind)}">{label}</span>' for kind, (_, _, label) in LOOKS.items())
+    return page("Top 3 reports by alignment strategy", f"<p>Marked: {legend}.</p><table><tr><th>the image’s own report"
+                f"</th>{head}</tr>{body}</table>", STYLE)
+
+
+def _marked(report: str, own: str) -> str:
+    return "".join(html.escape(text) if kind is None else
+                   f'<span style="{_style(kind)}" title="{LOOKS[kind][2]}">{html.escape(text)}</span>'
+                   for text, kind in coloured(report, own))
+
+
+def _style(kind: str) -> str:
+    background, line, _ = LOOKS[kind]
+    return f"background:{background};color:#111;padding:0 .15em;text-decoration:underline {line} 2px"

@@ -1,0 +1,286 @@
+"""From result files to verdicts: the effect of each claim, its 95 % interval over seeds and test patients together,
+and what follows. The rule (RULE) was written down before the runs. It reads numbers only: no model, no data set.
+
+**The interval.** Every measure here is a mean over test queries, so a run has a value and, for each patient, the
+influence on it: how much the value would move if that patient counted a little more. An effect is a weighted sum of
+arms, taken seed by seed (arms share seeds, batches and queries, so it is paired): d_s with influence u_sp. Seeds are
+to a trained model what readers are to a radiograph, and the parts are those of a multi-reader multi-case study
+(Obuchowski & Rockette 1995):
+
+    V = variance of the d_s over seeds / S,    C = covariance of two seeds' d through the shared patients (at least 0),
+    half width of the interval = √(t²·V + t'²·C),   t with S − 1, t' with P − 1 degrees of freedom.
+
+The halves are added as squares (MOVER, Zou & Donner 2008). A bootstrap of five seeds would be too narrow by a third,
+and one number of degrees of freedom for both parts (Satterthwaite, Hillis) too narrow with three seeds; this is not, as
+tests/test_verdict.py shows by simulation.
+The gallery is fixed: the interval speaks of other patients asked about this gallery, and of other seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import brentq
+
+from . import paper
+
+KS = (1, 5, 10)
+LEVEL, POWER = 0.95, 0.80
+MUCH_LESS = 0.8  # 'much less memory and time': the paper's public part names no number; we ask for a fifth less
+NOT_MEASURED = "not measured here"
+RULE = (
+    "Written before the runs. Each claim is one effect, its direction fixed in advance; a difference is judged "
+    f"against 0, a ratio of costs against {MUCH_LESS}. If its {LEVEL:.0%} interval lies wholly on the claimed side the "
+    "claim is supported, wholly on the other side contradicted, else undecided; fewer than 2 seeds decide nothing. The "
+    "smallest detectable effect is the one that this study's rule would have found in "
+    f"{POWER:.0%} of repetitions, as a distance from that value. Intervals are not adjusted for the number of claims. "
+    "Measured on the test split at the last step; nothing was chosen by it."
+)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An effect with its interval; `detectable`: the smallest effect found in 80 % of repetitions."""
+
+    effect: float
+    low: float
+    high: float
+    detectable: float
+
+
+def interval(effects: np.ndarray, influence: np.ndarray | None = None) -> Interval:
+    """effects (S,): one per seed; influence (S, P): of each patient on it, None where patients play no part.
+
+    ValueError with fewer than two seeds: one seed says nothing of the spread over seeds.
+    """
+    effects = np.asarray(effects, float)
+    seeds = len(effects)
+    if seeds < 2:
+        raise ValueError(f"an interval over seeds needs at least 2, got {seeds}")
+    parts = [(effects.var(ddof=1) / seeds, seeds - 1)]  # variance, degrees of freedom
+    if influence is not None:
+        patients = influence.shape[1]
+        covariance = influence @ influence.T * patients / (patients - 1)  # S, S
+        shared = (covariance.sum() - covariance.trace()) / (seeds * (seeds - 1))
+        parts.append((max(0.0, shared), patients - 1))
+
+    def combined(distance) -> float:
+        return float(np.sqrt(sum(distance(df) ** 2 * variance for variance, df in parts)))
+
+    mean, half = float(effects.mean()), combined(_threshold)
+    return Interval(mean, mean - half, mean + half, combined(_found))
+
+
+@cache
+def _threshold(df: int) -> float:
+    """How many standard errors from the value it is judged against an effect must lie to be told from it."""
+    return stats.t.ppf((1 + LEVEL) / 2, df)
+
+
+@cache
+def _found(df: int) -> float:
+    """How many standard errors away the true effect must be for that to happen in POWER of repetitions."""
+    return brentq(lambda away: stats.nct.sf(_threshold(df), df, away) - POWER, 0, 100)
+
+
+def judge(low: float, high: float, against: float = 0.0, better: int = 1) -> str:
+    """The rule. better = 1: the claim is that the effect is larger than `against`, −1: smaller."""
+    if (low > against and better > 0) or (high < against and better < 0):
+        return "supported"
+    if (high < against and better > 0) or (low > against and better < 0):
+        return "contradicted"
+    return "undecided"
+
+
+# ------------------------------------------------------------------------------------------ measures of one run
+
+def patient_influence(values: np.ndarray, query_of_pair: np.ndarray, patient_of_pair: np.ndarray) -> np.ndarray:
+    """The influence (P,) of each patient on the mean of values (Q,), adding up to 0.
+
+    query_of_pair (N,): the query each pair stands behind, −1 = none; a query of several patients counts for each in
+    its share, as in `retrieval.query_weights`, whose bootstrap has this variance.
+    """
+    kept = query_of_pair >= 0
+    query, patient = query_of_pair[kept], patient_of_pair[kept]
+    share = 1 / np.bincount(query, minlength=len(values))
+    moved = (values - values.mean())[query] * share[query] / len(values)
+    return np.bincount(patient, moved, minlength=int(patient_of_pair.max()) + 1)
+
+
+def measure(result: dict, name: str) -> tuple[float, np.ndarray | None]:
+    """A run's value for a measure and the influence of each test patient (P,) on it; from its result file.
+
+    Names: rsum, image_to_text_R@1 … text_to_image_R@10 (percent; with ' masked' of masked input), mAP (percent, mean
+    of both directions, label-match), gap_distance, alignment, true_pair_cosine; gradient_agreement (mean of the two
+    encoders, −1 to 1), which is no mean over test patients and has no influence (None).
+    """
+    if name == "gradient_agreement":
+        return float(np.mean(list(result[name].values()))), None
+    test = result["test"]
+    patient = np.array(test["patient_of_pair"])
+    text = np.array(test["text_of_pair"])
+    behind = {"image_to_text": np.arange(len(patient)), "text_to_image": text}
+    parts: list[tuple[np.ndarray, np.ndarray]] = []  # values (Q,) of which the mean counts, query_of_pair (N,)
+    plain, _, masked = name.partition(" ")
+    if plain == "rsum" or "_R@" in plain:
+        direction, _, k = plain.partition("_R@")
+        for way in behind if plain == "rsum" else (direction,):
+            ranks = np.array(test["ranks masked" if masked else "ranks"][way])
+            hits = sum(100.0 * (ranks <= depth) for depth in (KS if plain == "rsum" else (int(k),)))
+            parts.append((hits, behind[way]))
+    elif plain == "mAP":
+        labelled = np.array(test["label_query_of_pair"])
+        parts = [(50 * np.array(values), labelled) for values in test["average_precision"].values()]
+    else:
+        parts = [(np.array(test["pairs"][plain]), np.arange(len(patient)))]
+    return (float(sum(values.mean() for values, _ in parts)),
+            sum(patient_influence(values, query, patient) for values, query in parts))
+
+
+# ------------------------------------------------------------------------------------------------------ the claims
+
+@dataclass(frozen=True)
+class Claim:
+    """A row: which sentence of the paper (index into paper.CLAIMS, None: our own control), what is compared on which
+    measure, and in which direction the claim points. `contrast`: arm → weight; for ratios the two arms are the
+    frameworks whose cost is divided, first by second."""
+
+    of: int | None
+    what: str
+    measure: str
+    contrast: dict
+    better: int = 1
+    ratio: bool = False
+    unit: str = ""
+
+
+def _minus(first: str, second: str) -> dict:
+    return {first: 1.0, second: -1.0}
+
+
+POINTS = "points of RSum (0–600)"
+CLAIMS = (
+    Claim(0, "state of the art on MIMIC-CXR", "", {}),
+    Claim(0, "MCR against two-stream, equal steps", "rsum", _minus("mcr-mba", "two-stream-mba"), unit=POINTS),
+    Claim(0, "MCR against two-stream, equal time", "rsum", _minus("mcr-mba@time", "two-stream-mba"), unit=POINTS),
+    Claim(0, "MCR against contrastive on whole input, equal steps", "rsum", _minus("mcr-mba", "contrastive-mba"),
+          unit=POINTS),
+    Claim(0, "MCR against contrastive on masked input, equal steps", "rsum",
+          _minus("mcr-mba", "contrastive-masked-mba"), unit=POINTS),
+    # competition of a framework: the recall that reconstruction costs the contrastive task of the same input
+    Claim(1, "recall that adding reconstruction costs: two-stream's loss minus MCR's loss", "rsum",
+          {"contrastive-mba": 1.0, "two-stream-mba": -1.0, "contrastive-masked-mba": -1.0, "mcr-mba": 1.0},
+          unit=POINTS),
+    Claim(1, "agreement of the tasks' gradients on the encoders at the end, MCR minus two-stream", "gradient_agreement",
+          _minus("mcr-mba", "two-stream-mba"), unit="cosine"),
+    Claim(2, "peak memory of a training step, MCR / two-stream", "peak_bytes", _minus("mcr", "two-stream"), -1, True,
+          "ratio"),
+    Claim(2, "seconds of a training step, MCR / two-stream", "seconds", _minus("mcr", "two-stream"), -1, True, "ratio"),
+    Claim(3, "MbA against AbM, recall of MCR", "rsum", _minus("mcr-mba", "mcr-abm"), unit=POINTS),
+    Claim(3, "MbA against AbM, recall, mean of the four frameworks", "rsum",
+          {f"{f}-{a}": 0.25 * sign for f in ("contrastive", "contrastive-masked", "two-stream", "mcr")
+           for a, sign in (("mba", 1), ("abm", -1))}, unit=POINTS),
+    Claim(3, "MbA against AbM, modality gap of MCR", "gap_distance", _minus("mcr-mba", "mcr-abm"), -1,
+          unit="gap (0–2)"),
+    Claim(3, "MbA against AbM, distance of true pairs of MCR", "alignment", _minus("mcr-mba", "mcr-abm"), -1,
+          unit="squared distance (0–4)"),
+    Claim(None, "null control: linear map and mean, the two orders trained apart (no effect exists)", "rsum",
+          _minus("null-mba", "null-abm"), unit=POINTS),
+)
+
+
+def effects(results: list[dict], name: str, contrast: dict) -> tuple[list[int], np.ndarray, np.ndarray | None]:
+    """Of a contrast: the seeds that all its arms have (S), the effect per seed (S,), the influence (S, P) or None."""
+    by = {(r["arm"], r["seed"]): r for r in results}
+    seeds = sorted(set.intersection(*({seed for arm, seed in by if arm == wanted} for wanted in contrast)))
+    values, influences = [], []
+    for seed in seeds:
+        measured = [(weight, *measure(by[arm, seed], name)) for arm, weight in contrast.items()]
+        values.append(sum(weight * value for weight, value, _ in measured))
+        if measured[0][2] is not None:
+            influences.append(sum(weight * influence for weight, _, influence in measured))
+    return seeds, np.array(values), np.array(influences) if influences else None
+
+
+def rows(results: list[dict], costs: dict | None, command: str = "") -> list[dict]:
+    """Every claim as a row: what the README, the report page and study.json show. costs: what step_cost.py measured,
+    framework → measure → a value per repeat; `command`: how a row is repeated, '{arms}' standing for its arms."""
+    return [_row(claim, results, costs, command) for claim in CLAIMS]
+
+
+def _row(claim: Claim, results: list[dict], costs: dict | None, command: str) -> dict:
+    row = {"claim": paper.CLAIMS[claim.of].what if claim.of is not None else "(our control)",
+           "measured": claim.what, "unit": claim.unit, "effect": None, "interval": None, "verdict": NOT_MEASURED,
+           "detectable": None, "repeats": 0, "command": ""}
+    if not claim.contrast:
+        return row
+    row["command"] = command.replace("{arms}", "core" if claim.ratio else ",".join(claim.contrast))
+    if claim.ratio:
+        if not costs:
+            return row
+        first, second = (np.array(costs[framework][claim.measure]) for framework in claim.contrast)
+        found = interval(np.log(first / second))
+        low, high, effect = np.exp([found.low, found.high, found.effect])
+        return row | {"effect": effect, "interval": [low, high], "repeats": len(first), "detectable":
+                      MUCH_LESS * (1 - np.exp(-found.detectable)), "verdict": judge(low, high, MUCH_LESS, -1)}
+    seeds, values, influence = effects(results, claim.measure, claim.contrast)
+    if len(seeds) < 2:
+        one = {"effect": float(values[0]), "verdict": "undecided", "repeats": 1} if len(seeds) else {}
+        return row | one
+    found = interval(values, influence)
+    return row | {"effect": found.effect, "interval": [found.low, found.high], "detectable": found.detectable,
+                  "verdict": judge(found.low, found.high, 0.0, claim.better), "repeats": len(seeds)}
+
+
+def tables(files: list[Path]) -> str:
+    """The claims of study.json files as Markdown, each under what it was measured on; other JSON files are named."""
+    parts = []
+    for path in files:
+        content = json.loads(Path(path).read_text())
+        if "claims" not in content:
+            print(f"{path}: holds no claims, passed over", file=sys.stderr)
+            continue
+        parts += [f"{headline(content)}; `{Path(path).name}`.", "", markdown(content["claims"]), ""]
+    return "\n".join(parts)
+
+
+def headline(content: dict) -> str:
+    """What a study was made of, in one line."""
+    steps = sorted({arm["steps"] for arm in content["arms"].values()})
+    where = sorted({run["hardware"]["gpu"] or f"{run['hardware']['cpus']} CPU cores" for run in content["trained_on"]})
+    gallery = content["gallery"]
+    return (f"{content['study']}{' (synthetic)' if content['data']['synthetic'] else ''}, profile "
+            f"{content['profile']}, {len(content['seeds'])} seeds, {' / '.join(map(str, steps))} steps, gallery "
+            f"{gallery['images']} images and {gallery['distinct_texts']} distinct reports of {gallery['patients']} "
+            f"patients, on {', '.join(where)}, commit {content['commit']}")
+
+
+HEAD = ("claim", "measured", "effect [95 % interval]", "verdict", "smallest detectable", "command")
+
+
+def cells(row: dict) -> tuple[str, ...]:
+    """A row in words and figures, one text per column of HEAD."""
+    digits = 1 if row["unit"] == POINTS else 3
+    sign = "" if row["unit"] == "ratio" else "+"
+    effect = "–" if row["effect"] is None else f"{row['effect']:{sign}.{digits}f}"
+    if row["interval"]:
+        low, high = (f"{end:{sign}.{digits}f}" for end in row["interval"])
+        effect += f" [{low}, {high}] {row['unit']}, {row['repeats']} {'runs' if row['unit'] == 'ratio' else 'seeds'}"
+    detectable = "–" if row["detectable"] is None else f"{row['detectable']:.{digits}f}"
+    return row["claim"], row["measured"], effect, row["verdict"], detectable, row["command"] or "–"
+
+
+def markdown(row_list: list[dict]) -> str:
+    """The rows as the README's table."""
+    lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
+    for row in row_list:
+        *texts, detectable, command = cells(row)
+        texts[3] = f"**{texts[3]}**"
+        lines.append(f"| {' | '.join(texts)} | {detectable} | {command if command == '–' else f'`{command}`'} |")
+    return "\n".join(lines)

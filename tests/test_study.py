@@ -1,0 +1,290 @@
+"""The study end to end, in small: equal conditions for all arms, exact nulls, nothing trained twice, interruptions and
+halves that add up to the whole, and result files without a word of a report in them."""
+
+import html
+import json
+import os
+import re
+import shutil
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mcr_lib import checkpoint, run_folder, step_cost, study, study_run, verdict
+from mcr_lib.__main__ import main
+from mcr_lib.arms import ARMS, FRAMEWORKS, GROUPS, chosen
+from mcr_lib.config import ConfigError, resolve
+from mcr_lib.data import PairData, TrainBatches
+from mcr_lib.run_folder import RunError
+
+CPU = torch.device("cpu")
+SETTINGS = {"steps": 6, "log_every": 1, "checkpoint_every": 2, "batch_size": 16}
+PLAN = "mcr-mba,mcr-abm,two-stream-mba,null"
+
+
+def with_costs(out):
+    """A folder with a cost.json, as if handed over from another machine: two-stream's steps take twice MCR's time."""
+    out.mkdir(parents=True)
+    costs = {f: {"seconds": [s, s * 1.02], "peak_bytes": [b, b + 1], "flops": s}
+             for f, s, b in zip(FRAMEWORKS, (0.9, 0.5, 1.0, 0.5), (80, 60, 100, 70), strict=True)}
+    run_folder.write_json(out / "cost.json", {"frameworks": costs, "device": "cpu"})
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(phantom, tmp_path_factory):
+    out = with_costs(tmp_path_factory.mktemp("study") / "whole")
+    study.study(phantom, out, arms=PLAN, seeds="2", profile="smoke", settings=SETTINGS, device=CPU)
+    return out
+
+
+def result(out, name):
+    return json.loads((out / "results" / f"{name}.json").read_text())
+
+
+def test_all_arms_start_from_the_same_weights_and_see_the_same_batches_and_masks(phantom, whole):
+    tokenizer = run_folder.load_tokenizer(whole / "runs" / "mcr-mba-seed0" / "tokenizer")
+    first = None
+    for arm in GROUPS["core"]:
+        config = run_folder.with_vocabulary(resolve("smoke", {**SETTINGS, **arm.settings, "seed": 3}), tokenizer)
+        weights = study_run.initial_model(config).state_dict()
+        batches = TrainBatches(PairData(phantom, "train", tokenizer, config.model), config.train, CPU)
+        seen = [part for parts in batches(0, 3) for part in parts]
+        first = first or (weights, seen)
+        for name in weights.keys() & first[0].keys():
+            assert torch.equal(weights[name], first[0][name]), (arm.name, name)
+        assert any(name.startswith("image_encoder") for name in weights.keys() & first[0].keys())
+        for batch, other in zip(seen, first[1], strict=True):
+            for field in ("images", "input_ids", "image_noise", "text_noise", "pairs"):
+                assert torch.equal(getattr(batch, field), getattr(other, field)), (arm.name, field)
+    other_seed = study_run.initial_model(config.model_copy(update={"train": config.train.model_copy(
+        update={"seed": 4})})).state_dict()
+    assert not torch.equal(other_seed["image_head.map.0.weight"], first[0]["image_head.map.0.weight"])
+
+
+def test_an_arm_differs_from_the_profile_in_its_own_keys_only():
+    plain = study._flat(resolve("demo").model_dump(mode="json"))
+    for arm in ARMS.values():
+        settings = study._flat(resolve("demo", arm.settings).model_dump(mode="json"))
+        assert {k for k in plain if settings[k] != plain[k]} <= set(arm.settings), arm.name
+    assert {a.name for a in GROUPS["core"]} == {f"{f}-{a}" for f in FRAMEWORKS for a in ("mba", "abm")}
+    assert [arm.name for arm in chosen("null, mcr-mba,null-mba")] == ["null-mba", "null-abm", "mcr-mba"]
+    for claim in verdict.CLAIMS:
+        assert all(claim.ratio or arm in ARMS for arm in claim.contrast)
+
+
+def test_null_control_is_exactly_zero_on_trained_weights(whole):
+    for arm in ("null-mba", "null-abm"):
+        for seed in (0, 1):
+            both = result(whole, f"{arm}-seed{seed}")["both_orders"]
+            assert both["ranks_that_differ"] == 0 and both["largest_metric_difference"] == 0.0
+            assert both["largest_feature_difference"] < 1e-6
+
+
+def test_the_null_check_would_notice_a_map_that_is_not_linear(phantom, whole):
+    run = whole / "runs" / "mcr-mba-seed0"
+    model, tokenizer = run_folder.load(run)
+    test = PairData(phantom, "test", tokenizer, model.config)
+    both = study_run.both_orders(run, test, test.table["report"].tolist(), test.table["labels"].tolist())
+    assert both["ranks_that_differ"] > 0 and both["largest_feature_difference"] > 1e-4
+
+
+def test_result_files_agree_with_evaluate_and_hold_no_text(phantom, whole):
+    stored = result(whole, "mcr-mba-seed1")
+    run = whole / "runs" / "mcr-mba-seed1"
+    for name, masked in (("unmasked", False), ("masked", True)):
+        measured = run_folder.evaluate(run, phantom, masked=masked, device=CPU)
+        for key, value in stored["metrics"][f"test, {name}"].items():
+            assert value == pytest.approx(measured[key]), key
+        assert verdict.measure(stored, "rsum masked" if masked else "rsum")[0] == pytest.approx(measured["rsum"])
+    unmasked = run_folder.evaluate(run, phantom, device=CPU)
+    for key in ("gap_distance", "alignment", "true_pair_cosine"):
+        assert verdict.measure(stored, key)[0] == pytest.approx(unmasked["modality_gap"][key], abs=2e-5)
+    by_label = run_folder.evaluate(run, phantom, protocol="label-match", device=CPU)
+    mean = (by_label["image_to_text_mAP"] + by_label["text_to_image_mAP"]) / 2
+    assert verdict.measure(stored, "mAP")[0] == pytest.approx(mean, abs=1e-3)
+    assert set(stored["gap"]) == {"start", "middle", "end"} and stored["gap"]["middle"]["step"] == 3
+    assert stored["gap"]["start"] != stored["gap"]["end"]
+    assert set(stored["gradient_agreement"]) == {"image", "text"}
+    assert all(-1 <= v <= 1 for v in stored["gradient_agreement"].values())
+    table = pd.read_parquet(phantom / "manifest.parquet")
+    for path in [*(whole / "results").glob("*.json"), whole / "study.json"]:
+        text = path.read_text()
+        assert not any(value in text for column in ("report", "patient_id", "pair_id", "image_path")
+                       for value in table[column])
+        assert str(whole) not in text and path.stat().st_size < 100_000
+
+
+def test_gradient_agreement_of_one_task_is_none_and_of_equal_tasks_one(phantom, whole):
+    model, tokenizer = run_folder.load(whole / "runs" / "mcr-mba-seed0")
+    pairs = PairData(phantom, "validate", tokenizer, model.config)
+    forward = type(model).forward
+
+    def same_task(self, batch):
+        output = forward(self, batch)
+        output.image_reconstruction_loss = 3 * output.contrastive_loss
+        output.text_reconstruction_loss = -2 * output.contrastive_loss
+        return output
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model), "forward", same_task)
+        agreement = study_run.gradient_agreement(model, pairs, 8, CPU)
+    assert agreement["image"] == pytest.approx(1, abs=1e-5) and agreement["text"] == pytest.approx(-1, abs=1e-5)
+    model.config = model.config.model_copy(update={"framework": "contrastive"})
+    assert study_run.gradient_agreement(model, pairs, 8, CPU) is None
+
+
+def test_a_finished_study_does_nothing_again(phantom, whole, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("*") if path.is_file()}
+    monkeypatch.setattr(run_folder, "train", lambda *_, **__: pytest.fail("trained again"))
+    again = study.study(phantom, whole, arms=PLAN, seeds="2", profile="smoke", settings=SETTINGS, device=CPU)
+    assert before == {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("*") if path.is_file()}
+    assert again["claims"] == verdict.rows(study.results(whole), json.loads((whole / "cost.json").read_text())[
+        "frameworks"], again["claims"][1]["command"].replace("mcr-mba,two-stream-mba", "{arms}"))
+
+
+def test_an_interrupted_study_goes_on_and_ends_with_the_same_weights(phantom, whole, tmp_path, monkeypatch):
+    out = with_costs(tmp_path / "cut")
+    ask = dict(arms="mcr-mba,mcr-abm", seeds="1", profile="smoke", settings=SETTINGS, device=CPU)
+
+    def stop_at_three(*_):
+        def callback(trainer, record):
+            if "mcr-abm" in str(trainer.run) and record["step"] == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return callback
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "keep_middle", stop_at_three)
+        with pytest.raises(study.TrainingStopped, match=r"mcr-abm, seed 0: .*the same command again"):
+            study.study(phantom, out, **ask)
+    assert (out / "results" / "mcr-mba-seed0.json").exists() and not (out / "results" / "mcr-abm-seed0.json").exists()
+    study.study(phantom, out, **ask)
+    for name in ("mcr-mba-seed0", "mcr-abm-seed0"):
+        assert result(out, name)["weights_sha256"] == result(whole, name)["weights_sha256"]
+        assert result(out, name)["test"] == result(whole, name)["test"]
+
+
+def test_two_halves_merge_to_the_whole(phantom, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "train", lambda *_, **__: pytest.fail("trained again"))
+    halves = [tmp_path / "a", tmp_path / "b"]
+    for n, half in enumerate(halves):
+        (half / "results").mkdir(parents=True)
+        shutil.copy(whole / "cost.json", half)
+        for path in (whole / "results").glob(f"*-seed{n}.json"):
+            shutil.copy(path, half / "results")
+    merged = study.study(phantom, tmp_path / "both", arms=PLAN, seeds="2", profile="smoke", settings=SETTINGS,
+                         device=CPU, merge=tuple(halves))
+    expected = json.loads((whole / "study.json").read_text())
+    assert merged["claims"] == expected["claims"] and merged["arms"] == expected["arms"]
+    with pytest.raises(RunError, match="nothing in"):
+        study.study(phantom, tmp_path / "both", profile="smoke", device=CPU, merge=(tmp_path / "none",))
+    other = result(halves[0], "mcr-mba-seed0") | {"weights_sha256": "0"}
+    run_folder.write_json(halves[0] / "results" / "mcr-mba-seed0.json", other)
+    with pytest.raises(RunError, match="two different runs"):
+        study.study(phantom, tmp_path / "both", arms=PLAN, profile="smoke", settings=SETTINGS, device=CPU,
+                    merge=(halves[0],))
+
+
+def test_other_settings_or_data_are_refused(phantom, whole, tmp_path):
+    with pytest.raises(RunError, match="batch_size=16, now it is 32"):
+        study.study(phantom, whole, arms=PLAN, seeds="2", profile="smoke", settings={**SETTINGS, "batch_size": 32},
+                    device=CPU)
+    copy = tmp_path / "mixed"
+    shutil.copytree(whole, copy)
+    changed = result(copy, "null-abm-seed1")
+    changed["config"]["train"]["learning_rate"] = 0.5
+    run_folder.write_json(copy / "results" / "null-abm-seed1.json", changed)
+    with pytest.raises(RunError, match="differ in learning_rate"):
+        study.results(copy)
+    changed = result(copy, "mcr-abm-seed0")
+    changed["data"]["sha256"] = "0"
+    run_folder.write_json(copy / "results" / "mcr-abm-seed0.json", changed)
+    with pytest.raises(RunError, match="other data"):
+        study.study(phantom, copy, arms="mcr-abm", seeds="1", profile="smoke", settings=SETTINGS, device=CPU)
+
+
+def test_an_arm_that_is_another_under_a_second_name_is_not_trained_again(phantom, whole, tmp_path, monkeypatch):
+    copy = tmp_path / "alias"
+    shutil.copytree(whole, copy)
+    monkeypatch.setattr(run_folder, "train", lambda *_, **__: pytest.fail("trained again"))
+    study.study(phantom, copy, arms="mask-0.5-0.25,pool-mean-mba", seeds="2", profile="smoke", settings=SETTINGS,
+                device=CPU)
+    alias = result(copy, "mask-0.5-0.25-seed1")
+    assert alias["same_as"] == "mcr-mba" and alias["test"] == result(copy, "mcr-mba-seed1")["test"]
+
+
+def test_equal_time_gives_the_steps_that_fit(whole):
+    costs = json.loads((whole / "cost.json").read_text())
+    steps = {name: study._resolved(ARMS[name], 0, "smoke", {"steps": 100}, costs).train.steps
+             for name in ("mcr-mba@time", "contrastive-abm@time", "two-stream-mba", "mcr-mba")}
+    assert steps == {"mcr-mba@time": 200, "contrastive-abm@time": 111, "two-stream-mba": 100, "mcr-mba": 100}
+    with pytest.raises(RunError, match="--set steps"):
+        study._resolved(ARMS["mcr-mba@time"], 0, "base", {}, costs)
+
+
+def test_cost_of_a_step_in_processes_of_their_own():
+    found = step_cost.frameworks(resolve("smoke", {"batch_size": 48}), CPU, repeats=2)
+    assert set(found) == set(FRAMEWORKS)
+    for cost in found.values():
+        assert len(cost["seconds"]) == len(cost["peak_bytes"]) == 2 and min(cost["seconds"]) > 0
+    flops = {f: c["flops"] for f, c in found.items()}
+    assert flops["contrastive-masked"] < flops["contrastive"] < flops["two-stream"]
+    assert flops["contrastive-masked"] < flops["mcr"] < flops["two-stream"]
+    memory = {f: np.median(c["peak_bytes"]) for f, c in found.items()}
+    assert memory["two-stream"] > memory["mcr"] > 0
+
+
+@pytest.mark.parametrize("text, seeds", [("3", [0, 1, 2]), ("3-4", [3, 4]), ("2-2", [2])])
+def test_seeds(text, seeds):
+    assert list(study.which_seeds(text)) == seeds
+
+
+@pytest.mark.parametrize("text", ["0", "", "4-3", "five", "1,2", "-1"])
+def test_seeds_that_are_none(text):
+    with pytest.raises(ConfigError, match="--seeds"):
+        study.which_seeds(text)
+
+
+def call(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["mcr_lib", "study", *map(str, arguments)])
+    status = main()
+    return status, *capsys.readouterr()
+
+
+def test_the_command_line(phantom, whole, tmp_path, capsys, monkeypatch):
+    other = tmp_path / "phantom_demo.json"
+    other.write_text("{}")
+    status, out, err = call(capsys, monkeypatch, "--table", whole / "study.json", other)
+    assert status == 0 and "phantom (synthetic), profile smoke, 2 seeds" in out and "phantom_demo.json" in err
+    assert len(re.findall(r"^\|", out, re.M)) == len(verdict.CLAIMS) + 2
+    settings = [part for k, v in SETTINGS.items() for part in ("--set", f"{k}={v}")]
+    status, out, _ = call(capsys, monkeypatch, "--data", phantom, "--out", whole, "--arms", PLAN, "--seeds", "2",
+                          "--profile", "smoke", *settings, "--device", "cpu")
+    assert status == 0 and "not measured here" in out
+    for name in ("spread.png", "fig3_retrieved.png", "fig4_gap.png", "fig4_pca.png", "fig4_tsne.png"):
+        assert f"figures/{name}" in out and (whole / "figures" / name).read_bytes().startswith(b"\x89PNG")
+    figure = (whole / "figures" / "fig5_top3.html").read_text()
+    table = pd.read_parquet(phantom / "manifest.parquet")
+    shown = [n for n, report in enumerate(table["report"]) if html.escape(report) in re.sub("<[^>]*>", "", figure)]
+    assert shown and set(table["split"][shown]) == {"test"} and "ground-truth semantics" in figure
+    for arguments, words in ((["--table"], "takes study.json files"), (["--data", phantom], "--data and --out"),
+                             (["--data", phantom, "--out", tmp_path / "x", "--arms", "mcr"], "unknown arm 'mcr'"),
+                             (["--data", phantom, "--out", tmp_path / "x", "--seeds", "0"], "--seeds takes"),
+                             (["--data", tmp_path, "--out", tmp_path / "x"], "no")):
+        status, _, err = call(capsys, monkeypatch, *arguments)
+        assert status == 2 and words in err and len(err.strip().splitlines()) == 1, err
+    assert not (tmp_path / "x").exists()  # nothing half-written
+
+
+def test_reduced_is_a_study_of_few_steps(phantom, tmp_path, monkeypatch):
+    out, asked = with_costs(tmp_path / "reduced"), {}
+    monkeypatch.setattr(study, "study", lambda data, out, **kwargs: asked.update(kwargs))
+    study.reduced(phantom, out, "demo", device=CPU)
+    assert asked["settings"] == {"steps": 22} and set(asked["arms"].split(",")) <= {a.name for a in GROUPS["core"]}
+
+
+def test_checkpoints_of_the_study_are_ordinary_ones(whole):
+    assert checkpoint.newest(whole / "runs" / "mcr-mba-seed0" / "checkpoints")[1]["step"] == 6
