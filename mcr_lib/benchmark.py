@@ -26,9 +26,11 @@ from torch import nn
 
 from . import benchmark_data, benchmark_table, cost, run_folder
 from .config import ConfigError, MCRConfig, RunConfig, TrainConfig, resolve
+from .data import TEXT_GROUPS
 from .masking import IMAGE_STREAM, TEXT_STREAM, counter_noise
 from .model import MCR, Batch
 from .progress import progress
+from .tokenizer import padded_length
 from .trainer import Trainer
 
 FRAMEWORKS = get_args(MCRConfig.model_fields["framework"].annotation)
@@ -95,8 +97,8 @@ def make_batch(model: MCRConfig, pairs: int, device: torch.device, lengths=None)
         at = (torch.arange(pairs) + 0.5) / pairs * (len(lengths) - 1)
         below, table = at.long(), torch.tensor(lengths, dtype=torch.float)
         n = (table[below] + (at - below) * (table[below + 1] - table[below])).round().long()
-        n = n.clamp(max=model.max_text_length)[torch.randperm(pairs, generator=generator)]
-    T = -(-int(n.max()) // 8) * 8  # as tokenizer.pad does
+        n = n.clamp(max=model.max_text_length)  # sorted, as TrainBatches does
+    T = padded_length(n.tolist())
     present = torch.arange(T) < n[:, None]  # N, T
     ids = torch.randint(max(model.special_token_ids) + 1, model.vocab_size, (pairs, T), generator=generator)
     rows, epochs = torch.arange(pairs), torch.zeros(pairs, dtype=torch.int64)
@@ -104,7 +106,8 @@ def make_batch(model: MCRConfig, pairs: int, device: torch.device, lengths=None)
              ids.masked_fill(~present, model.special_token_ids[0]), present.long(),
              counter_noise(0, epochs, rows, model.num_patches, IMAGE_STREAM),
              counter_noise(0, epochs, rows, T, TEXT_STREAM), rows)
-    return Batch(*(tensor.to(device) for tensor in batch))
+    groups = tuple(padded_length(group.tolist()) for group in n.tensor_split(min(TEXT_GROUPS, pairs)))
+    return Batch(*(tensor.to(device) for tensor in batch), text_lengths=groups)
 
 
 # --- counting and measuring

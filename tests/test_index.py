@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -364,21 +365,23 @@ def test_without_faiss_it_is_one_clear_line(monkeypatch):
 
 # --- the command
 
-def test_the_index_of_a_run_is_built_in_chunks_and_reused(phantom, smoke_run, monkeypatch):
+def test_the_index_of_a_run_is_built_in_chunks_and_reused(phantom, smoke_run, tmp_path, monkeypatch):
     from mcr_lib import run_folder
 
-    once = run_folder.build_index(smoke_run, phantom, split="test", device=torch.device("cpu"))
-    once.path.rename(smoke_run / "once")
+    run = tmp_path / "run"      # a copy: the run is shared with other tests, and its index is damaged here
+    shutil.copytree(smoke_run, run, ignore=shutil.ignore_patterns("index"))
+    once = run_folder.build_index(run, phantom, split="test", device=torch.device("cpu"))
+    once.path.rename(run / "once")
     monkeypatch.setattr(run_folder, "INDEX_CHUNK", 7)
-    index = run_folder.build_index(smoke_run, phantom, split="test", device=torch.device("cpu"))
+    index = run_folder.build_index(run, phantom, split="test", device=torch.device("cpu"))
     assert torch.allclose(index.features["images"], once.features["images"], atol=1e-5) and len(index) == len(once) > 7
-    pd.testing.assert_frame_equal(index.table, Index.load(smoke_run / "once").table)
+    pd.testing.assert_frame_equal(index.table, Index.load(run / "once").table)
     monkeypatch.setattr(run_folder, "encode", None)      # the second time nothing is encoded
-    assert len(run_folder.build_index(smoke_run, phantom, split="test", device=torch.device("cpu"))) == len(index)
+    assert len(run_folder.build_index(run, phantom, split="test", device=torch.device("cpu"))) == len(index)
     about = json.loads((index.path / "index.json").read_text())
     (index.path / "index.json").write_text(json.dumps(about | {"model_hash": "another"}))
     with pytest.raises(run_folder.RunError, match="built by model another"):
-        run_folder.build_index(smoke_run, phantom, split="test", device=torch.device("cpu"))
+        run_folder.build_index(run, phantom, split="test", device=torch.device("cpu"))
 
 
 def test_search_by_faiss_prints_its_recall(phantom, smoke_run, monkeypatch, capsys):

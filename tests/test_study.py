@@ -283,7 +283,8 @@ def test_reduced_is_a_study_of_few_steps(phantom, tmp_path, monkeypatch):
     out, asked = with_costs(tmp_path / "reduced"), {}
     monkeypatch.setattr(study, "study", lambda data, out, **kwargs: asked.update(kwargs))
     study.reduced(phantom, out, "demo", device=CPU)
-    assert asked["settings"] == {"steps": 22} and set(asked["arms"].split(",")) <= {a.name for a in GROUPS["core"]}
+    assert 2 <= asked["settings"]["steps"] <= resolve("demo").train.steps / 50
+    assert set(asked["arms"].split(",")) <= {a.name for a in GROUPS["core"]}
 
 
 def test_checkpoints_of_the_study_are_ordinary_ones(whole):

@@ -190,7 +190,7 @@ with torch.inference_mode():
     S_v = F.normalize(common_v.mean(1), dim=-1)
     present = one.attention_mask[:, :, None].float()  # padding does not count
     S_r = F.normalize((common_r * present).sum(1) / present.sum(1), dim=-1)
-    predicted = model.image_decoder(f_v, ids_restore)  # D_v: every patch's pixels
+    predicted = model.image_decoder(f_v, ids_restore)  # D_v: every patch's pixels, to look at; scored are the hidden
     words = model.report_decoder(f_r, one.attention_mask, positions)  # D_r: a score for every word, where masked
 seconds = time.perf_counter() - started
 
