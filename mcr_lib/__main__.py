@@ -46,7 +46,8 @@ def train(
 
 @app.command()
 def evaluate(
-    data: Data, run: Run,
+    run: Run,
+    data: Annotated[Path | None, typer.Option(help="data set folder; none: the one the run was trained on")] = None,
     split: Annotated[str, typer.Option(help="train, validate or test")] = "test",
     protocol: Annotated[str, typer.Option(help="text-identical, exact or label-match")] = "text-identical",
     masked: Annotated[bool, typer.Option("--masked", help="encode masked input, as in training")] = False,
@@ -58,6 +59,7 @@ def evaluate(
 
     with distributed.process_group():
         place = distributed.together(lambda: run_folder.pick_device(device))
+        data = data or distributed.main_does(lambda: run_folder.data_of(run))
         result = run_folder.evaluate(run, data, split=split, protocol=protocol, masked=masked, best=best, device=place,
                                      command=_command())
         if distributed.rank() == 0:

@@ -85,7 +85,8 @@ def train(data: Path, run: Path, config: RunConfig, *, resume: bool = False, dev
     trainer.fit()
     manifest = {
         "profile": config.profile, "seed": config.train.seed, "data": describe_data(data),
-        "vocabulary_sha256": vocabulary_sha256(tokenizer), "training_pairs": len(trainer.batches.data),
+        "data_folder": str(Path(data).resolve()), "training_pairs": len(trainer.batches.data),
+        "vocabulary_sha256": vocabulary_sha256(tokenizer),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "steps": trainer.step, "processes": distributed.world(),
         "training_seconds": round(trainer.seconds, 3), "peak_memory_bytes": peak_memory(device),
@@ -244,9 +245,25 @@ def _measure(run: Path, data: Path, pairs: PairData, image_features: Tensor, tex
     return result
 
 
+def data_of(run: Path) -> Path:
+    """The data set folder a run was trained on. Raises RunError if it is no longer there."""
+    data = Path(_manifest(run)["data_folder"])
+    if not data.is_dir():
+        raise RunError(f"{run} was trained on {data}, which is not there any more: give the data set with --data DIR")
+    return data
+
+
+def _manifest(run: Path) -> dict:
+    path = Path(run) / "manifest.json"
+    if not path.exists():
+        raise RunError(f"{run}: no finished run here (no manifest.json); an interrupted one goes on with the same "
+                       "train command and --resume")
+    return json.loads(path.read_text())
+
+
 def read_manifest(run: Path) -> dict:
     """What a run's manifest says of its training: profile, seed, steps, seconds, parameters, precision, memory."""
-    manifest = json.loads((Path(run) / "manifest.json").read_text())
+    manifest = _manifest(run)
     keys = ("profile", "seed", "steps", "training_seconds", "training_pairs", "parameters", "precision",
             "peak_memory_bytes", "command")
     return {key: manifest[key] for key in keys}

@@ -31,6 +31,7 @@ def test_evaluate_prints_both_directions_and_writes_metrics(phantom, smoke_run, 
     assert metrics["image_to_text_R@1"] >= 0 and metrics["protocol"] == "text-identical"
     assert metrics["command"].startswith("python -m mcr_lib evaluate") and metrics["data"]["synthetic"] is True
     assert metrics["modality_gap"]["gap_distance"] > 0
+    assert call(capsys, "evaluate", "--run", smoke_run)[:2] == (0, out)  # the run knows its data
 
 
 def test_search_by_text_and_by_image(phantom, smoke_run, image, capsys):
@@ -58,6 +59,7 @@ def test_search_by_text_and_by_image(phantom, smoke_run, image, capsys):
     (["train", "--bogus"], "--bogus"),
     (["nonsense"], "nonsense"),
     (["evaluate", "--run", "EMPTY", "--data", "DATA"], "no config.yaml"),
+    (["evaluate", "--run", "EMPTY"], "no finished run"),
     (["evaluate", "--run", "DONE", "--data", "DATA", "--split", "tset"], "'tset'"),
     (["evaluate", "--run", "DONE", "--data", "DATA", "--protocol", "best"], "unknown protocol 'best'"),
     (["search", "--run", "DONE", "--data", "DATA"], "either --text or --image"),
