@@ -6,7 +6,8 @@ OUT     ?= runs/$(PROFILE)
 DEVICE  ?= auto
 BIN     := .venv/bin
 export TOKENIZERS_PARALLELISM := false
-export THP_MEM_ALLOC_ENABLE := 1  # torch asks for huge pages where the system offers them: 6 % less per step on CPUs
+# torch asks for huge pages where the system offers them: a step on a CPU takes 6 % less
+export THP_MEM_ALLOC_ENABLE := 1
 
 .PHONY: help env reproduce test lab notebooks benchmark lint clean
 help:  ## this list

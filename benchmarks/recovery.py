@@ -110,15 +110,18 @@ def times_seen(seen: Path, pairs: int, batch_size: int, steps: int) -> dict[str,
             if attempt not in last.get(line["step"], {}):
                 last[line["step"]] = {attempt: []}
             last[line["step"]][attempt] += line["pairs"]
-    order = [pair for step in range(steps) for share in last[step].values() for pair in share]
-    assert len(order) == steps * batch_size, f"{len(order)} pairs in {steps} steps of {batch_size}"
-    table = {}
-    for epoch in range(len(order) // pairs):
-        # a step that lies in two epochs gives the first pairs to the one and the last to the other: its order is known
-        counts = [0] * pairs
-        for pair in order[epoch * pairs:(epoch + 1) * pairs]:
+    counts, table, position = [0] * pairs, {}, 0
+    for step in range(steps):
+        for pair in (pair for share in last[step].values() for pair in share):
             counts[pair] += 1
-        table[str(epoch)] = [counts.count(n) for n in range(max(counts) + 1)]
+            position += 1
+        for epoch in range(len(table), position // pairs):
+            # the step in which an epoch ends may begin the next: so many pairs are one ahead, and none may be two
+            ahead = position - (epoch + 1) * pairs
+            twice = max(0, sum(n - epoch - 1 for n in counts if n > epoch + 1) - ahead)
+            lost = sum(n < epoch + 1 for n in counts)
+            table[str(epoch)] = [lost, pairs - lost - twice] + [twice] * (twice > 0)
+    assert position == steps * batch_size, f"{position} pairs in {steps} steps of {batch_size}"
     return table
 
 

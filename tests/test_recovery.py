@@ -85,6 +85,20 @@ def test_killed_in_mid_step_and_resumed_by_other_numbers_of_processes(phantom, t
     assert len(table) == 30 * 18 // pairs >= 4 and all(counts == [0, pairs] for counts in table.values())
 
 
+def test_the_count_of_pairs_tells_a_lost_one_and_one_seen_twice(tmp_path):
+    """Five steps of four over six pairs, epochs ending inside steps; then the same with one pair in another's place."""
+    order = [0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 1, 0, 2, 0, 4, 1, 5, 3, 1, 2]
+
+    def table(order):
+        lines = [{"step": s, "pairs": sorted(order[4 * s:4 * s + 4])} for s in range(5)]
+        (tmp_path / "000-0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return recovery.times_seen(tmp_path, 6, 4, 5)
+
+    assert table(order) == {"0": [0, 6], "1": [0, 6], "2": [0, 6]}
+    order[9] = 3
+    assert table(order)["1"] == [1, 4, 1] and table(order)["0"] == [0, 6]
+
+
 SRUN = """#!/bin/bash
 shift  # its own option
 SLURM_NODEID=0 "$@" & first=$!

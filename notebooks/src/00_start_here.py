@@ -4,7 +4,7 @@
 # **The question.** What is in the box, and does my machine run it?
 #
 # **What may surprise you.** The whole model of the paper, two encoders, two decoders and three losses, handles one
-# image with its report on any laptop in a moment. What takes hours is only doing it often.
+# image with its report on any laptop in a moment. Only doing it often takes long.
 #
 # **How long.** This is the shortest of the notebooks: nothing is trained here.
 #
@@ -104,7 +104,7 @@ lesson.figure(figure, "pairs", "Three image–report pairs of the data set")
 # are cut into pieces, and a piece that continues a word starts with `##`.
 
 # %%
-config = resolve(lesson.profile, {"seed": lesson.seed})
+config = resolve(lesson.profile, {"seed": lesson.seed, "pooling": "mean"})  # pooling: see section 2
 reports = table.loc[table["split"] == "train", "report"]
 tokenizer = train_tokenizer(reports, config.model.vocab_size, Path(tempfile.mkdtemp()))
 vocabulary = tokenizer.get_vocab()
@@ -158,10 +158,13 @@ assert tokenizer.tokenize("πνευμοθώραξ") == ["[UNK]"]
 #
 # Four words are used in all notebooks. The **encoders** E_v (image) and E_r (report) give **local features** f^v and
 # f^r: one vector for each image patch and for each token. A small network F maps every local feature into the **common
-# space**, where images and reports can be compared. There the local features are averaged to one vector for the image,
-# S^v, and one for the report, S^r. The **decoders** D_v and D_r have another task: from the local features of what was
-# *seen* they must reconstruct what was *hidden*. For hidden is part of the input, always: half of the image and a
-# quarter of the report's words, as the paper has it.
+# space**, where images and reports can be compared. There the local features are averaged and brought to length 1: one
+# vector for the image, S^v, and one for the report, S^r. The **decoders** D_v and D_r have another task: from the local
+# features of what was *seen* they must reconstruct what was *hidden*. For hidden is part of the input, always: half of
+# the image and a quarter of the report's words, as the paper has it.
+#
+# Averaging is one way of **aggregation**, the key `pooling` of the configuration. The `demo` profile trains with
+# another, the largest value of each channel; in this notebook it is the mean in every profile.
 
 # %%
 special = tuple(sorted(tokenizer.all_special_ids))  # never masked, never guessed
@@ -176,13 +179,14 @@ print(f"{sum(p.numel() for p in model.parameters()):,} weights, drawn at random:
 
 # %% [markdown]
 # **By hand.** One pair through the model, each step on its own line, with the shape of what comes out. `N` is the
-# number of pairs, here one; `L` counts patches, `T` tokens.
+# number of pairs, here one; `L` counts patches, `T` tokens. Mind the names: the network F is `map` in the code, where
+# `F` is PyTorch's `functional`, as everywhere. Random numbers, the **noise**, decide what is hidden (notebook 01).
 
 # %%
 started = time.perf_counter()
 one = pairs.batch(torch.tensor([0]).numpy(), lesson.device)
 ids_keep, ids_restore, mask = random_masking(one.image_noise, model.config.mask_ratio)
-masked_ids, positions, labels = model.mask_report(one)
+masked_ids, positions, labels = model.mask_report(one)  # where words are hidden, and which they were
 with torch.inference_mode():
     f_v = model.image_encoder(one.images, ids_keep)  # E_v: visible patches only
     f_r = model.report_encoder(masked_ids, one.attention_mask)  # E_r
@@ -190,7 +194,7 @@ with torch.inference_mode():
     S_v = F.normalize(common_v.mean(1), dim=-1)
     present = one.attention_mask[:, :, None].float()  # padding does not count
     S_r = F.normalize((common_r * present).sum(1) / present.sum(1), dim=-1)
-    predicted = model.image_decoder(f_v, ids_restore)  # D_v: every patch's pixels, to look at; scored are the hidden
+    predicted = model.image_decoder(f_v, ids_restore)  # D_v: the pixels of every patch, seen or hidden
     words = model.report_decoder(f_r, one.attention_mask, positions)  # D_r: a score for every word, where masked
 seconds = time.perf_counter() - started
 
@@ -206,7 +210,9 @@ for name, tensor, axes in [
 lesson.number("one_pair_seconds", seconds, "Seconds for one pair through the whole untrained model, first call")
 
 # %% [markdown]
-# The last line is the time in seconds, for reading the pair, masking, both encoders, both heads and both decoders.
+# The last line is the time in seconds, for reading the pair, masking, both encoders, both maps and both decoders. D_v
+# answered for all patches, because we asked for all; in training only the hidden ones are scored, so its last block is
+# computed only there. D_r answers for masked tokens only, here as there.
 #
 # **Claim:** One image–report pair goes through the whole model in less than a minute.
 
@@ -268,10 +274,11 @@ losses = pd.DataFrame({"untrained model": {name: float(getattr(output, name)) fo
 lesson.table(losses.round(3), "untrained_losses", "The three losses of an untrained model beside what guessing costs")
 
 # %% [markdown]
-# An untrained model is a little worse than guessing: it has an opinion, and the opinion is wrong.
+# In none of the three is an untrained model clearly better than guessing. Where it is worse, it has an opinion, and the
+# opinion is wrong.
 #
-# **Picture.** How similar each image is to each report, as the cosine between S^v and S^r. True pairs stand on the
-# diagonal.
+# **Picture.** How similar each image is to each report, as the **cosine** of S^v and S^r: the sum of their products,
+# channel by channel, as both have length 1. True pairs stand on the diagonal.
 
 # %%
 cosines = output.image_features @ output.text_features.T
@@ -283,7 +290,8 @@ lesson.figure(plotting.similarity(cosines, "untrained: an image likes all report
 # training is for (notebook 03).
 #
 # **By hand.** The contrastive loss from this matrix: each image should give its own report the largest share, and each
-# report its own image.
+# report its own image. Before the shares are made, the cosines are multiplied by `logit_scale`, a learned number that
+# makes small differences large; 1 / `logit_scale` is called the **temperature**.
 
 # %%
 logits = output.logit_scale * cosines
@@ -306,8 +314,8 @@ lesson.claim("A model that knows nothing pays about log N for choosing among N r
              abs(float(output.contrastive_loss - guessing["contrastive_loss"])) < 0.7)
 
 # %% [markdown]
-# **Exercise.** `logit_scale` sharpens the similarities before the choice. Predict the contrastive loss of this model
-# with a scale of 0. And which of the three losses would change if the pairs came in another order?
+# **Exercise.** Predict the contrastive loss of this model with a `logit_scale` of 0. And which of the three losses
+# would change if the pairs came in another order?
 
 # %% tags=["solution"]
 from mcr_lib.losses import contrastive_loss
@@ -320,8 +328,8 @@ print(f"scale 0: {float(blind):.4f} = log {N}, all reports count alike; and the 
 # ## What the paper says, and what we chose
 #
 # Only the paper's abstract and figure captions are public to us; no code of the authors is known. So two lists are
-# kept apart, in one module, `mcr_lib.paper`, from which the README and this cell print them. A number that is not in
-# the first list is ours.
+# kept apart, in one module, `mcr_lib.paper`, from which this cell prints them. A number that is not in the first list
+# is ours.
 
 # %%
 display(Markdown(paper.markdown()))
@@ -338,10 +346,13 @@ display(Markdown(paper.markdown()))
 # | [05_modality_gap](05_modality_gap.ipynb) | Why do images and texts live apart? |
 # | [06_explore](06_explore.ipynb) | What does it find for *my* sentence or image? |
 #
-# Each stands on its own; what an earlier one has trained is found and used again.
+# Each stands on its own; what an earlier one has trained is found and used again. Whether one way of training is really
+# better than another, no single run can show. That is the task of the **study**: `python -m mcr_lib study` trains each
+# way with several seeds (see the README).
 #
 # ## Summary
 #
 # * One folder format in, unit vectors out; a pair takes no time, the number of pairs does.
-# * Local features are mapped to the common space one by one and then averaged: Mapping before Aggregation.
+# * Local features are mapped to the common space one by one and then aggregated (here averaged): Mapping before
+#   Aggregation.
 # * Three losses, each with a known price of guessing. A training that does not go below it has learned nothing.

@@ -138,7 +138,8 @@ lesson.claim("Exactly half of the patches are hidden in every image, not half on
 
 # %% [markdown]
 # This is more than neatness: with the same number in every image, a batch stays one rectangular tensor, and nothing is
-# padded.
+# padded. Reports do need padding, for they are of unlike length. So that little of it is computed, training sorts the
+# reports of a batch by length and encodes them in groups of like length.
 #
 # **Exercise.** A well-known implementation computes the number of kept patches as `int(L * (1 - mask_ratio))`. For 100
 # patches and a ratio of 0.9, how many does it keep? Think before you open the solution.
@@ -172,7 +173,8 @@ lesson.figure(figure, "epochs", "The masks of three pairs in five epochs")
 # Each pair has a new mask in each epoch, so over the epochs everything is seen.
 #
 # **By hand.** The hash, for one number at a time, in plain Python. Multiplying by an odd constant and folding the
-# upper bits onto the lower, twice, is enough to lose every trace of order.
+# upper bits onto the lower, twice, is enough to lose every trace of order. `IMAGE_STREAM` is a number that keeps the
+# image's noise apart from the report's.
 
 
 # %%
@@ -230,7 +232,8 @@ assert seen_by_then[6].float().mean() > 0.98  # 1 − ½⁷ > 0.99
 #
 # **By hand.** The encoder turns *all* patches into vectors, adds where they stood, and only then drops the hidden
 # ones. So a patch knows its place though its neighbours are gone. All the blocks, which are nearly all of the work,
-# see the short list.
+# see the short list. In front of it goes the **class token**, one more vector that belongs to no patch; we leave it out
+# of the result.
 
 # %%
 torch.manual_seed(lesson.seed)
@@ -292,7 +295,7 @@ lesson.table(shown, "costs", "Cost of one pass of some images or reports; the ti
 
 # %% [markdown]
 # The image encoder follows the number of patches; what stays on top is the class token and the embedding of all
-# patches. The report encoder does not care at all.
+# patches (at this size; the larger the encoder, the less it matters). The report encoder does not care at all.
 #
 # **Claim:** Half of the patches cost about half of the image encoder.
 #

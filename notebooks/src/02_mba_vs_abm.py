@@ -6,13 +6,14 @@
 # then map (**AbM**)?
 #
 # **What may surprise you.** With a linear map it does not matter at all: both are the same function, to the last digit
-# that floating point keeps. All of the difference comes from one curve.
+# that floating point keeps. Where one averages, all of the difference comes from one curve.
 #
 # **How long.** Two models are trained, if no earlier notebook has; all else is short.
 #
 # MbA is the second idea of the paper ([arXiv 2312.15840](https://arxiv.org/abs/2312.15840), Fig. 2), which says that
 # it aligns images and reports better. The form of the map and of the aggregation is not public; ours stand in
-# [00_start_here](00_start_here.ipynb).
+# [00_start_here](00_start_here.ipynb). The aggregation is the mean unless a profile says otherwise: `demo` trains with
+# the maximum. To understand the order, we take the mean in sections 1 and 2 in any case, with the weights as trained.
 
 # %% tags=["parameters"]
 profile: str = "smoke"  # size of everything: smoke (seconds), demo (two CPU cores, minutes), base (the paper's, GPU)
@@ -150,9 +151,9 @@ others = [differences.loc[pooling, projection] for projection in differences for
 lesson.claim("With a perceptron, or with another aggregation than the mean, they are not.", min(others) > 1e-3)
 
 # %% [markdown]
-# This gives the study its **null control**: an experiment whose true effect is known to be zero. Models with a linear
-# map, trained in both orders, must retrieve equally well. If they did not, the experiment would be wrong, not the
-# theory.
+# This gives the study (`python -m mcr_lib study`, which compares the two ways over several seeds) its **null control**:
+# an experiment whose true effect is known to be zero. Models with a linear map and the mean, trained in both orders,
+# must retrieve equally well. If they did not, the experiment would be wrong, not the theory.
 #
 # **Exercise.** The attention query starts at zero. What is the difference for linear + attention at the very start of
 # a training? And after the first step?
@@ -173,7 +174,7 @@ assert at_start < 1e-5
 # Our F is linear, then the curve GELU, then linear. Only the curve is not linear, so only there the order can matter.
 # GELU lets positive values through and suppresses negative ones.
 #
-# **By hand.** What enters the hidden units, and the two orders at the curve:
+# **By hand.** What enters the hidden units (the outputs of the first linear layer), and the two orders at the curve:
 
 # %%
 first, curve, second = head
@@ -183,13 +184,15 @@ with torch.inference_mode():
     by_hand = second(mean_of_gelus), second(gelu_of_mean)
 
 # %% [markdown]
-# **Check:** the rest is linear, so the order after the curve is free.
+# **Check** against the library's head in both orders: the rest is linear, so the order after the curve is free.
 
 # %%
+library = copy.deepcopy(model.image_head)
+library.aggregate.pooling = "mean"
 with torch.inference_mode():
-    torch.testing.assert_close(F.normalize(by_hand[0], dim=0), image_mba[0].to(by_hand[0].device), atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(by_hand[1], head(one.mean(0)), atol=1e-4, rtol=1e-3)
-print("the first is the feature that the library computes for this image")
+    for library.alignment, feature in (("mba", by_hand[0]), ("abm", by_hand[1])):
+        torch.testing.assert_close(feature, library(one[None])[0], atol=1e-4, rtol=1e-3)
+print("the same features")
 
 # %% [markdown]
 # **Picture.** Left the unit with the largest difference: each blue dot is a patch. Right all units.
@@ -199,9 +202,9 @@ unit = int((mean_of_gelus - gelu_of_mean).abs().argmax())
 lesson.figure(plotting.gelu_gap(inputs, unit), "gelu", "Mean of the curve against curve of the mean, real hidden units")
 
 # %% [markdown]
-# A unit that is strongly on for a few patches and off for the others has a mean near or below zero. AbM then sees
-# nothing; MbA still has its full share. A small finding in a large image is such a case: this is the reason to hope
-# for something from MbA.
+# A unit that is strongly on for a few patches and off for the others may have a mean near or below zero. AbM then hears
+# next to nothing; MbA still hears those few. A small finding in a large image is such a case: this is the reason to
+# hope for something from MbA.
 #
 # **Claim:** For most hidden units the mean of the curve lies above the curve of the mean.
 
@@ -212,7 +215,7 @@ lesson.claim("For most hidden units the mean of the curve lies above the curve o
 
 # %% [markdown]
 # The same seen from behind, by the **gradient** that each patch's local feature gets from the contrastive loss: what
-# this patch is told to change. Both heads aggregate by the mean here, whatever the profile trains with.
+# this patch is told to change. Both heads aggregate by the mean here, too.
 
 # %%
 def told_to_each_patch(model) -> torch.Tensor:
@@ -265,9 +268,10 @@ assert reached <= min(common, local.shape[1])
 # %% [markdown]
 # ## 3. What do mapped local features allow?
 #
-# With MbA each patch and each word has its own place in the common space. And since S^v and S^r are means of what each
-# of them gives (for the mean, its mapped feature; for the maximum, the channels it wins), their similarity can be taken
-# apart: a product of means is a table of products, averaged.
+# From here on, the models are as they were trained. With MbA each patch and each word has its own place in the common
+# space. And since S^v and S^r (the image's and the report's vector) are means of what each of them gives, their
+# similarity can be taken apart: a product of means is a table of products, averaged. Where the aggregation is the mean,
+# a patch gives its mapped feature; where it is the maximum, it gives the channels in which it is the largest.
 #
 # **By hand.** The cosine of one pair from a table *patches × words*:
 
@@ -338,7 +342,7 @@ with torch.inference_mode():
 table = grounding.patch_word_table(patches, words)
 print(f"mean of the table {table.mean():.4f}, cosine of the pair {image_abm[0] @ text_abm[0]:.4f}")
 assert abs(float(table.mean()) - float(image_abm[0] @ text_abm[0])) > 1e-5
-# It need not: F was trained on means only, and what it does to a single patch was never asked for.
+# It need not: F was trained on aggregated features only, and what it does to a single patch was never asked for.
 
 # %% [markdown]
 # ## 4. Which one finds more?
@@ -396,9 +400,8 @@ print(f"width with a quarter of the patients {100 * (few[2] - few[1]):.1f}, with
 # ## Summary
 #
 # * Linear map and mean: the order does not matter, exactly. That is the null control.
-# * A curve in the map makes the difference: MbA hears a few strong patches that the mean drowns, and tells each patch
-#   its own gradient.
+# * A curve in the map makes the difference (another aggregation than the mean would, too): MbA hears a few strong
+#   patches that the mean drowns, and tells each patch its own gradient.
 # * With MbA a similarity can be read back to patches and words.
 # * Whether MbA *retrieves* better must be measured, over several seeds. BioViL (2022) had a per-patch perceptron and
-#   then a mean on the
-#   image side already; what is new here is to have it on both sides.
+#   then a mean on the image side already; what is new here is to have it on both sides.

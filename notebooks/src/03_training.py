@@ -3,7 +3,7 @@
 #
 # **The question.** Why give one masked input to all tasks, when the usual way has a stream for each?
 #
-# **What may surprise you.** Where the time goes: the cheap-looking decoder takes a large part of what masking saved.
+# **What may surprise you.** Where the time goes: the cheap-looking decoder takes a good part of what masking saved.
 # And a training that is killed in the middle ends with exactly the same weights.
 #
 # **How long.** The longest of the notebooks when it has to train first; short when an earlier notebook has trained
@@ -77,7 +77,8 @@ batch = pairs.batch(torch.arange(min(16, len(pairs))).numpy(), lesson.device)
 # to that? **Reconstruction** hides a part and asks for it back. The obvious way to have both is **two streams**:
 # encode everything once whole, once masked. The paper's way is one stream, always masked, which serves both.
 #
-# **Picture.** The two frameworks with a pair of the test split. Boxes with the same name are the same weights.
+# **Picture.** The two frameworks with a pair of the test split. E are the encoders, D the decoders, of the image (v)
+# and the report (r). Boxes with the same name are the same weights.
 
 # %%
 ids_keep, ids_restore, mask = random_masking(batch.image_noise, model.config.mask_ratio)
@@ -96,7 +97,8 @@ lesson.figure(figure, "frameworks", "Two streams (the paper's Fig. 1a) and one m
 # Count the arrows into the E boxes: two streams send four inputs through the encoders, MCR two, of which the image is
 # half as long. In return, MCR must recognise a pair from what was left of it.
 #
-# **By hand.** The two-stream framework, written down with the parts of our trained MCR model:
+# **By hand.** The two-stream framework, written down with the parts of our trained MCR model. The decoder answers for
+# all patches here, as we want to look at them later; in the library, only for those that are scored, the hidden ones.
 
 # %%
 with torch.inference_mode():
@@ -146,7 +148,8 @@ lesson.claim("With the same weights, one and two streams differ in the contrasti
 #
 # Let us count instead of guessing. A **FLOP** is one multiplication or addition; matrix products are nearly all of a
 # transformer's. PyTorch can count them without doing them: tensors on the device `meta` have shapes, but no numbers.
-# So even a small laptop can tell what the full-size model of the `base` profile costs.
+# So even a small laptop can tell what the full-size model of the `base` profile costs: ViT-B/16, a vision transformer
+# with patches of 16 × 16 pixels, for images of 224 × 224, and BERT-base for the reports.
 
 # %%
 with torch.device("meta"):
@@ -194,7 +197,9 @@ assert by_hand == [parts["E_v, whole"], parts["E_v, masked"]]
 print("not one operation off:", by_hand)
 
 # %% [markdown]
-# Now put the parts together as each framework needs them. *Contrastive* is the plain baseline without reconstruction.
+# Now put the parts together as each framework needs them. Two more stand beside: *contrastive*, the plain baseline
+# without reconstruction, and *contrastive-masked*, the same on masked input. Each way of training that is compared is
+# called an **arm**.
 #
 # **Picture.** One pair, forward, at the size of the `base` profile.
 
@@ -214,9 +219,11 @@ share = lesson.number("decoder_share", costs["mcr"]["D_v"] / image_side["mcr"],
 print(f"the image decoder's share in MCR's image side: {share:.0%}")
 
 # %% [markdown]
-# So the decoder eats a good part of what masking has saved, although ours has only half of MAE's blocks. The reason is
-# in its input: all its blocks but the last work on *all* patches, seen and hidden; only the last one can be computed at
-# the hidden patches alone, because nobody scores the others.
+# So the decoder eats a good part of what masking has saved, although ours has only half of the blocks of MAE, the
+# masked autoencoder it is modelled on. The reason is in its input: all its blocks but the last work on *all* patches,
+# seen and hidden. The last looks at all of them, too, but is computed at the hidden ones alone, because nobody scores
+# the others. The report decoder does likewise: its last block, at this size its only one, answers at the masked tokens
+# alone.
 #
 # **Claim:** At the base size, MCR needs less than half of the two-stream framework's operations on the image side.
 #
@@ -234,7 +241,9 @@ lesson.claim("Against contrastive learning on whole images MCR saves on the imag
 # %% [markdown]
 # Operations are not yet seconds. The next cell measures a training step (forward and backward) of each framework on
 # this machine, at the size of the profile: the time, and the bytes that must be kept between forward and backward. The
-# latter is what fills a GPU.
+# latter is what fills a GPU. All are computed in float32; a training takes bfloat16 where the device has matrix units
+# for it (the key `precision`). The paper's claim of less memory and time is tested with more care by
+# `python -m mcr_lib study`, which measures each framework in a process of its own.
 
 # %%
 def step(arm: MCR):
@@ -273,14 +282,17 @@ with torch.device("meta"):
 wide_decoder = cost.flops(wide.image_decoder, seen_v, all_patches, hidden)
 print(f"{wide_decoder / (wide_decoder + parts['E_v, masked']):.0%} of the image side")
 assert wide_decoder > 2 * parts["D_v"]
-# Fewer or narrower blocks; or fewer patches: decoding only a part of the hidden ones costs less and changes little.
+# Fewer or narrower blocks; or fewer patches, by decoding only a part of the hidden ones. What that changes in the
+# result would have to be measured.
 
 # %% [markdown]
 # ## 3. What do the losses reward?
 #
-# A loss teaches by its **gradient**: what it would change, and how strongly. For the contrastive loss it can be read
-# as two forces. Take the similarities of one image with all reports, sharpened by the temperature, as shares that add
-# up to one. The loss wants the share of the true report to be 1 and all others 0.
+# What a training makes small is the sum of the three losses, each with its weight, which is 1 unless one says otherwise
+# (the keys that end in `_weight`). A loss teaches by its **gradient**: what it would change, and how strongly. For the
+# contrastive loss it can be read as two forces. Take the similarities of one image with all reports, sharpened by the
+# **temperature** (divided by it; it is learned), as shares that add up to one. The loss wants the share of the true
+# report to be 1 and all others 0.
 #
 # **By hand.** So the gradient must be the shares, minus 1 on the diagonal; once for image → report, once for report →
 # image, and averaged over pairs.
@@ -313,7 +325,10 @@ lesson.figure(plotting.forces(S_v @ S_r.T, force), "forces",
 # %% [markdown]
 # The darkest orange spots are the **hard negatives**: wrong reports that look right. While a model knows nothing, all
 # wrong pairs are pushed alike; once it knows much, a pair that is told apart has no force left. That is why larger
-# batches help: they hold more hard negatives.
+# batches help: they hold more hard negatives. So a step that does not fit into the memory must not simply be cut into
+# smaller batches. The key `accumulation` does it otherwise: first the features of all parts are computed, then all
+# pairs of the step are contrasted, then each part is run once more to carry its share of the gradient back to the
+# weights.
 #
 # **By hand.** The image reconstruction loss. Each patch of the *original* is brought to mean 0 and variance 1, so that
 # texture counts and brightness does not; the error is averaged over *hidden* patches only.
@@ -333,7 +348,7 @@ print(f"hidden patches {float(by_hand):.3f}, patches that were seen {float(squar
 
 # %% [markdown]
 # The second number is no part of the loss: nobody asks the decoder to repeat what it was shown, so it may say anything
-# there.
+# there. In training it is not even computed.
 #
 # **Exercise.** A decoder that always answers with a flat gray patch: what is its loss? And one that answers with the
 # right texture at half the contrast? Predict both.
@@ -349,7 +364,9 @@ assert 0.9 < flat <= 1 and half_contrast < 0.26
 # ## 4. Does it learn?
 #
 # Let us watch a small one. We train it twice: once in one go, and once with a power cut in the middle, which is a
-# callback, too. `lesson.train` finds what the cut one left, and goes on from its last checkpoint.
+# callback, too. `lesson.train` finds what the cut one left, and goes on from its last **checkpoint**, the state that a
+# training writes to the disk now and then. (When this notebook is run again, both are there already, and nothing is
+# cut.)
 
 # %%
 class PowerCut(Exception):
@@ -453,22 +470,22 @@ lesson.claim("After training the right report is found more often than by chance
              all(rows[key]["low"] > rows[key]["chance"] for key in keys if key.endswith("@10")), needs="demo")
 
 # %% [markdown]
-# **Exercise.** Which of the three losses is the first to be clearly below guessing, and why is it not the contrastive
-# one? Write down your prediction; the solution reads it from the log.
+# **Exercise.** Which of the three losses is the first to be clearly below guessing, which is the last, and why? Write
+# down your prediction; the solution reads it from the log (`None`: not within this training).
 
 # %% tags=["solution"]
 first_below = {name: next((r["step"] for r in log if r[name] < 0.9 * level), None) for name, level in guessing.items()}
 print(first_below)
-# Frequent words come first: to know that "no" is often followed by "acute" takes no image. Telling pairs apart takes
-# two encoders that agree on something, and no one has told them on what.
+# The words have an easy beginning: to know that "no" is often followed by "acute" takes no image. Telling pairs apart
+# takes two encoders that agree on something, and no one has told them on what.
 
 # %% [markdown]
 # ## Summary
 #
 # * One stream: the masked input serves contrast and reconstruction. The saving against two streams is large; against
-#   plain contrastive training it is moderate, because the decoder works on all patches.
+#   plain contrastive training it is moderate, because nearly all of the decoder works on all patches.
 # * The contrastive loss pushes hard negatives down and the true pair up; the reconstruction loss counts hidden patches
 #   only.
 # * Whether reconstruction *helps* retrieval is another question than what it costs. One run cannot answer it: that
-#   takes all arms
-#   and several seeds. Neighbours have seen no gain in a like setting (FLIP).
+#   takes all arms and several seeds (`python -m mcr_lib study`). FLIP, which masks images in contrastive training, has
+#   seen no gain from it in a like setting.

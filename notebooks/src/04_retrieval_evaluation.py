@@ -4,8 +4,8 @@
 # **The question.** Given an image, is its report on top?
 #
 # **What may surprise you.** How far the number moves when the model stays the same. Which reports count as right, what
-# happens to ties, how large the gallery is and whether the input is masked each move it, some of them by a multiple.
-# A recall without its protocol is not a result.
+# happens to ties, how large the **gallery** is (all that is searched) and whether the input is masked each move it,
+# some of them by a multiple. A recall without its protocol is not a result.
 #
 # **How long.** Short, when the earlier notebooks have trained; else as long as training the two models takes.
 #
@@ -68,8 +68,7 @@ queries = [{"gray": pairs.read(np.array([row]))[0][0, 0] / 255, "own": texts[row
 lesson.figure(plotting.top_reports(queries), "top_reports", "The first three reports found for three images")
 
 # %% [markdown]
-# Look at the scores, too: they lie close together, and the first is hardly above the third. Only their *order* counts
-# here.
+# Look at the scores, too: how far is the first above the third? It does not matter: only their *order* counts here.
 #
 # **By hand.** The rank of the own report is one more than the number of reports that score higher. If another report
 # scores exactly the same, it is put before the own one: a tie is not a success. Ties are no rare accident here, for
@@ -125,7 +124,7 @@ assert (in_favour, against) == (1, 0)
 # |---|---|---|
 # | `exact` | the own pair only | most papers, often silently |
 # | `text-identical` | any report with the same text; identical reports are one item of the gallery | CXR-CLIP |
-# | `label-match` | any pair that shares a label | papers that call it P@K or semantic retrieval |
+# | `label-match` | any pair that shares a label | papers that call it P@K (precision at K) or semantic retrieval |
 #
 # **By hand.** How many duplicates are there? Merging needs one line: spaces and capitals aside, equal texts get equal
 # numbers.
@@ -181,7 +180,8 @@ lesson.claim("Merging identical reports never lowers the recall from image to re
 #
 # **Exercise.** The first thing a report says is whether a study is *normal*. Suppose a model knows this one thing, is
 # right about it every time, and knows nothing else: all normal images and reports get one vector, all others another.
-# Predict its R@1 and its median rank under `exact` and under `text-identical`. Then build it from `labels` and see.
+# Predict its R@1 and its median rank (half of the queries have this rank or a better one) under `exact` and under
+# `text-identical`. Then build it from `labels` and see.
 
 # %% tags=["solution"]
 normal = torch.tensor([label.lower() in ("", "normal", "no finding") for label in labels])
@@ -203,7 +203,8 @@ print(f"{int(normal.sum())} of {N} are normal")
 # from the ranks. If r − 1 reports beat the own one in a gallery of N, and n − 1 of the N − 1 others are drawn at random
 # for a smaller gallery, then the own report is on top exactly when none of the r − 1 was drawn.
 #
-# **By hand.** The probability of that is hypergeometric; averaged over all images it is the expected R@1.
+# **By hand.** The probability of that is given by the *hypergeometric* distribution (drawing without putting back);
+# averaged over all images it is the expected R@1.
 
 # %%
 def recall_in_smaller_gallery(ranks_in_full, n: int, k: int = 1) -> float:
@@ -254,7 +255,8 @@ lesson.figure(plotting.intervals(panels, "R@1 (%), text-identical"), "masked",
               "The same model on whole and on masked input")
 
 # %% [markdown]
-# Although the model was never trained on whole input, it does better with it: what is not hidden need not be guessed.
+# Although the model was never trained on whole input, it does better with it, once it has learned something (the
+# `smoke` profile need not show it): what is not hidden need not be guessed.
 #
 # **Claim:** Masking the input at inference loses recall.
 

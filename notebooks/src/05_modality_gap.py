@@ -11,8 +11,9 @@
 # Images and reports are mapped into one *common* space. One would expect an image to lie beside its report there. What
 # one finds in all models of this kind is two clouds with a gap in between (Liang et al. 2022,
 # [arXiv 2203.02053](https://arxiv.org/abs/2203.02053)). The paper's Fig. 4 shows the clouds for two ways into the
-# space, MbA and AbM (see [02_mba_vs_abm](02_mba_vs_abm.ipynb)); its claim is that MbA aligns them better. What is
-# known of the paper stands in [00_start_here](00_start_here.ipynb).
+# space: MbA maps each patch and word and then aggregates, AbM does it the other way round (see
+# [02_mba_vs_abm](02_mba_vs_abm.ipynb)); its claim is that MbA aligns them better. What is known of the paper stands in
+# [00_start_here](00_start_here.ipynb).
 
 # %% tags=["parameters"]
 profile: str = "smoke"  # size of everything: smoke (seconds), demo (two CPU cores, minutes), base (the paper's, GPU)
@@ -91,8 +92,9 @@ print("the same gap")
 
 # %% [markdown]
 # Why is it there? Two random directions in a space of many dimensions are about at right angles. But the cosine above
-# says that any two *images* point nearly the same way. Each layer with its biases and averages adds the same to every
-# input, and the input itself is a small difference on top: each encoder sends everything into one narrow **cone**.
+# says that any two *images* point nearly the same way. Much is the same for every input: the positions of patches and
+# words, the class token, and that a curve like GELU lets positive values through and suppresses the others. The input
+# itself is a small difference on top: each encoder sends everything into one narrow **cone**.
 # There are two encoders, so two cones, and they have no reason to be the same.
 #
 # **Claim:** A model that has learned nothing has a modality gap already.
@@ -237,10 +239,10 @@ figure = plotting.shifting(amounts, gaps, {"image to report": to_report, "report
 lesson.figure(figure, "shift", "Moving images and reports along the gap: the gap closes, and the rest?")
 
 # %% [markdown]
-# The gap can be made as small as one likes. Read the middle panel against the left one: the recall moves far less, and
-# up or down as it pleases. For one direction there is even a reason. Move only the images, by any vector g. Then the
-# score of image i with report t changes from i · t to i · t − g · t: for a given report, *every* image loses the same.
-# So the order of the images does not change at all.
+# The gap can be made as small as one likes. Read the middle panel against the left one: does the recall follow? (The
+# right panel is read in section 4.) For one direction there is a reason why it hardly can. Move only the images, by any
+# vector g. Then the score of image i with report t changes from i · t to i · t − g · t: for a given report, *every*
+# image loses the same. So the order of the images does not change at all.
 #
 # **Check:** shift the images by the whole gap and do not bring them back to length 1.
 
@@ -320,7 +322,7 @@ lesson.claim("Adding one number to all scores changes the contrastive loss at no
 
 # %% [markdown]
 # So nothing pulls at that part of the gap. At the rest something does, and the temperature decides how strongly: it
-# says which difference of two cosines counts as large. It is learned; here it ended:
+# says which difference of two cosines counts as large. It is learned, and kept from falling below 0.01; here it ended:
 
 # %%
 print({name: f"{1 / float(loaded[name][0].log_scale.detach().exp()):.3f}" for name in loaded}, "at the start:",

@@ -9,9 +9,10 @@
 #
 # **How long.** Short, when the earlier notebooks have trained; else as long as training the two models takes.
 #
-# You need two names: **MbA** maps local features to the common space and then averages (the way of the paper, see
-# [00_start_here](00_start_here.ipynb)), **AbM** averages first and then maps. [02_mba_vs_abm](02_mba_vs_abm.ipynb) is
-# about the difference.
+# You need two names: **MbA** maps local features to the common space and then aggregates them to one vector (the way of
+# the paper, see [00_start_here](00_start_here.ipynb)), **AbM** aggregates first and then maps.
+# [02_mba_vs_abm](02_mba_vs_abm.ipynb) is about the difference. Aggregated is by the mean or, in the `demo` profile, by
+# the maximum of each channel.
 
 # %% tags=["parameters"]
 profile: str = "smoke"  # size of everything: smoke (seconds), demo (two CPU cores, minutes), base (the paper's, GPU)
@@ -209,8 +210,9 @@ print({f"{name} subtracting the mean report": round(value, 2) for name, value in
 # all. This is the gap of notebook 05, seen from inside.
 
 # %% [markdown]
-# AbM has a map, too, and nobody can forbid us to apply it to single patches. But it was trained for averages, and what
-# it gives for a single patch was never asked for. Whether such maps are worse is a question for a measurement:
+# AbM has a map F, too, and nobody can forbid us to apply it to single patches. But it was trained on aggregated
+# features, and what it gives for a single patch was never asked for. Whether what lights up then is worse is a question
+# for a measurement:
 #
 # ## 3. Do they point at the finding?
 #
@@ -325,8 +327,8 @@ if len(boxes):
 
 # %% [markdown]
 # Read the figure with its gray marks. A long tube has a large box, and much that points anywhere near the middle
-# touches it; a nodule is smaller than a patch. What counts is the distance to chance, and to the open diamonds: the
-# same maps asked with the wrong words.
+# touches it; a nodule covers a patch or two. What counts is the distance to chance, and to the open diamonds: the same
+# images asked with the wrong words.
 #
 # **Exercise.** Which control is harder to beat, chance or the wrong words? Think of all effusions lying low and all
 # pacemakers lying high. Then predict how far a *fixed* map gets that ignores image and text: the mean of all maps.
