@@ -58,7 +58,7 @@ def _run(source: Path, out: Path, parameters: Parameters) -> dict:
     start, error = time.perf_counter(), None
     try:
         papermill.execute_notebook(source, executed, parameters=parameters.model_dump(), cwd=ROOT / "notebooks",
-                                   progress_bar=False)
+                                   progress_bar=False, extra_arguments=["--log-level=ERROR"])
     except papermill.PapermillExecutionError as failure:
         error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
     report.notebook_html(executed, readable)
