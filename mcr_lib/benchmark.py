@@ -54,7 +54,7 @@ def subjects(model: MCRConfig) -> dict[str, Callable[[], nn.Module]]:
                     if has_open_clip or not name.startswith("open_clip")}
 
 
-class _Endless:
+class Endless:
     """As much as the Trainer needs to know of its batches when single steps are taken."""
 
     total_steps = 10**9
@@ -81,7 +81,7 @@ def trainers(model: MCRConfig, train: TrainConfig, device: torch.device, names=N
                 for kind in ("_parameters", "_buffers"):
                     for key in getattr(module, kind):
                         getattr(module, kind)[key] = getattr(first.model.get_submodule(path), kind)[key]
-        trainer = made[name] = Trainer(net, _Endless(), train, run=Path(), device=device)
+        trainer = made[name] = Trainer(net, Endless(), train, run=Path(), device=device)
         trainer.model.train()
         firsts.setdefault(family, trainer)
         trainer.optimizer.state = firsts[family].optimizer.state

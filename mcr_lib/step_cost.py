@@ -15,29 +15,18 @@ from torch import Tensor
 
 from . import cost, run_folder
 from .arms import FRAMEWORKS
+from .benchmark import Endless, make_batch
 from .config import RunConfig
-from .masking import counter_noise
-from .model import MCR, Batch
+from .model import MCR
 from .progress import progress
 from .trainer import Trainer, named_losses
 
 WARM_UP, STEPS, REPEATS = 2, 8, 5  # steps, steps, processes per framework
 
 
-def random_batch(config: RunConfig, pairs: int, device: torch.device) -> Batch:
-    """Noise of a batch's shape: images (N, C, H, W), reports of the longest length (N, T)."""
-    c = config.model
-    generator = torch.Generator().manual_seed(0)
-    rows, epochs = torch.arange(pairs), torch.zeros(pairs, dtype=torch.int64)
-    ids = torch.randint(max(c.special_token_ids) + 1, c.vocab_size, (pairs, c.max_text_length), generator=generator)
-    batch = (torch.randn(pairs, c.in_chans, c.img_size, c.img_size, generator=generator), ids, torch.ones_like(ids),
-             counter_noise(0, epochs, rows, c.num_patches, 0), counter_noise(0, epochs, rows, c.max_text_length, 1))
-    return Batch(*(tensor.to(device) for tensor in batch))
-
-
 def step_flops(config: RunConfig, pairs: int = 2) -> float:
     """Floating-point operations of forward and backward of one pair (a multiply-add counts as two)."""
-    model, batch = MCR(config.model), random_batch(config, pairs, torch.device("cpu"))
+    model, batch = MCR(config.model), make_batch(config.model, pairs, torch.device("cpu"))
 
     def step() -> None:
         total: Tensor = sum(named_losses(model(batch)).values())
@@ -46,21 +35,15 @@ def step_flops(config: RunConfig, pairs: int = 2) -> float:
     return cost.flops(step) / pairs
 
 
-class _Endless:
-    """As much as the trainer needs to know of its batches when only single steps are taken."""
-
-    total_steps = 10**6
-
-
 def _measure(config: RunConfig, device: torch.device) -> dict[str, float]:
     """Seconds of a step (median) and peak bytes above what the process held before there was a model."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     before = run_folder.peak_memory(device)
     torch.manual_seed(0)
-    parts = [random_batch(config, config.train.batch_size // config.train.accumulation, device)
+    parts = [make_batch(config.model, config.train.batch_size // config.train.accumulation, device)
              for _ in range(config.train.accumulation)]
-    trainer = Trainer(MCR(config.model), _Endless(), config.train, run=Path(), device=device)
+    trainer = Trainer(MCR(config.model), Endless(), config.train, run=Path(), device=device)
     trainer.model.train()
     seconds = []
     for _ in range(WARM_UP + STEPS):
