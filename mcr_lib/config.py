@@ -127,7 +127,7 @@ PROFILES: dict[str, dict] = {
     # two CPU cores, minutes: a model that retrieves
     "demo": dict(_SMALL, img_size=128, patch_size=16, embed_dim=128, depth=4, num_heads=4, text_embed_dim=128,
                  text_depth=1, text_num_heads=4, max_text_length=64, decoder_embed_dim=64, decoder_depth=1,
-                 decoder_num_heads=2, pooling="max", batch_size=64, steps=1200, learning_rate=1e-3, augment=False,
+                 decoder_num_heads=2, pooling="max", batch_size=64, steps=1500, learning_rate=1e-3, augment=False,
                  vocab_size=1024, log_every=10, checkpoint_every=200),
     # one H200 or several GPUs: ViT-B/16 at 224 and BERT-base, the defaults above
     "base": dict(compile=True),

@@ -97,7 +97,7 @@ def prepare_images(pixels: Tensor, img_size: int, in_chans: int, noise: Tensor |
     """
     x = pixels.float() / 255
     if noise is None:
-        x = F.interpolate(x, size=(img_size, img_size), mode="bilinear", align_corners=False)
+        x = F.interpolate(x, size=(img_size, img_size), mode="bilinear", antialias=True, align_corners=False)
     else:
         zoom = 0.8 + 0.2 * noise[:, 0]
         shift = (2 * noise[:, 1:3] - 1) * (1 - zoom)[:, None]  # N, 2, of half the side
