@@ -376,7 +376,7 @@ def frameworks(whole, masked, words: list[str], hidden_words: list[str]) -> Pict
         _block(a, 3.6, y, f"$E_{code}$", image if code == "v" else text)
         _arrow(a, 4.35, y, 5.05 if y > 5 else 5.2, y)
         if y > 5:
-            _block(a, 5.95, y, f"$F_{code}$, mean", common, w=1.8)
+            _block(a, 5.95, y, f"$F_{code}$, pool", common, w=1.8)
             _arrow(a, 6.85, y, 8.6, 8.4 + 0.3 * (1 if y > 8.4 else -1))
             a.text(7.5, y + (0.05 if y > 8.4 else -0.05), f"$S^{code}$", ha="center",
                    va="bottom" if y > 8.4 else "top", fontsize=10)
@@ -402,7 +402,7 @@ def frameworks(whole, masked, words: list[str], hidden_words: list[str]) -> Pict
         _block(b, 6.5, y + 1.4 * up, f"$D_{code}$", decoder)
         _arrow(b, 7.25, y + 1.4 * up, 8.6, y + 1.4 * up)
         _block(b, 9.4, y + 1.4 * up, "$L_{mim}$" if code == "v" else "$L_{mrm}$", loss)
-        _block(b, 6.5, y - 1.4 * up, f"$F_{code}$, mean", common, w=1.8)
+        _block(b, 6.5, y - 1.4 * up, f"$F_{code}$, pool", common, w=1.8)
         _arrow(b, 7.4, y - 1.4 * up, 8.6, 5.5 + 0.3 * up)
         b.text(7.75, y - 1.4 * up + (0.05 if up > 0 else -0.05), f"$S^{code}$", ha="center",
                va="bottom" if up > 0 else "top", fontsize=10)
