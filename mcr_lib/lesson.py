@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from . import run_folder
 from .config import PROFILES, ConfigError, resolve
-from .modality_gap import modality_gap
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = {"smoke": 240, "demo": 6000, "base": 20000}  # of the phantom, where no data are given
@@ -130,11 +129,6 @@ class Lesson:
         """Keep a single measured value for the report page."""
         self._keep({"kind": "number", "name": name, "value": float(value), "caption": caption})
         return value
-
-    def gap(self, run: Path, split: str = "validate") -> dict:
-        """The modality gap measures of a run on a split."""
-        _, _, image_features, text_features = self.features(run, split)
-        return modality_gap(image_features, text_features)
 
     def _keep(self, record: dict | None = None) -> None:
         if record:
