@@ -16,7 +16,7 @@ from mcr_lib.config import parse_settings, resolve
 from mcr_lib.data import PairData
 from mcr_lib.tokenizer import load_tokenizer
 
-MINUTES = (1, 2, 5)  # of training, at which the test split is looked at; nothing is chosen by it
+MINUTES = (1, 2, 5)  # of training, at which the test split is looked at: a learning curve, not a way to choose
 
 
 def main(data: Annotated[Path, typer.Option()], run: Annotated[Path, typer.Option()],

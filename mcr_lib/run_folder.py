@@ -227,6 +227,7 @@ def _to_measure(run: Path, data: Path, split: str, protocol: str, best: bool, de
     if protocol not in retrieval.PROTOCOLS:
         raise RunError(f"unknown protocol {protocol!r}; there are: {', '.join(retrieval.PROTOCOLS)}")
     model, tokenizer = load(run, device, best=best)
+    _manifest(run)  # an unfinished run is refused before anything is encoded
     return model, PairData(data, split, tokenizer, model.config, read_config(run / "config.yaml").train.views)
 
 

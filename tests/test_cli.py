@@ -1,6 +1,7 @@
 """The command line as a user types it: results, and every mistake one clear line with exit status 2."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -32,6 +33,18 @@ def test_evaluate_prints_both_directions_and_writes_metrics(phantom, smoke_run, 
     assert metrics["command"].startswith("python -m mcr_lib evaluate") and metrics["data"]["synthetic"] is True
     assert metrics["modality_gap"]["gap_distance"] > 0
     assert call(capsys, "evaluate", "--run", smoke_run)[:2] == (0, out)  # the run knows its data
+
+
+def test_an_unfinished_run_is_not_measured(phantom, smoke_run, tmp_path, capsys, monkeypatch):
+    from mcr_lib import run_folder
+
+    run = tmp_path / "unfinished"
+    shutil.copytree(smoke_run, run)
+    (run / "manifest.json").unlink()
+    monkeypatch.setattr(run_folder, "encode", lambda *_, **__: pytest.fail("encoded before it was refused"))
+    for more in ([], ["--data", phantom]):
+        status, _, err = call(capsys, "evaluate", "--run", run, *more)
+        assert status == 2 and "no finished run here" in err and "--resume" in err
 
 
 def test_search_by_text_and_by_image(phantom, smoke_run, image, capsys):
