@@ -1,4 +1,5 @@
-"""`python -m mcr_lib reproduce`: data, all numbered notebooks in order by papermill, and the report page.
+"""`python -m mcr_lib reproduce`: data, all numbered notebooks in order by papermill, a reduced study of the paper's
+claims, and the report page.
 
 Not here: what the notebooks do. A notebook that fails is named with its cell; the others still run.
 """
@@ -11,7 +12,7 @@ from pathlib import Path
 import nbformat
 import papermill
 
-from . import report, run_folder
+from . import report, run_folder, study, study_figures
 from .lesson import ROOT, Lesson, Parameters, environment
 from .progress import progress
 
@@ -43,14 +44,22 @@ def reproduce(profile: str, data: Path | None, out: Path | None, *, seed: int = 
         f"SHA-256 {described['sha256'][:16]}…", "seed": seed, "command": command or "",
         "commit": run_folder.provenance()["commit"] or "",
         "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "took": f"{(time.perf_counter() - start) / 60:.1f} minutes", **environment(),
+        "notebooks took": _minutes(start), **environment(),
     }
-    page = report.write(lesson.out, about, done)
+    report.write(lesson.out, about, done)  # whatever becomes of the study, the notebooks have their page
+    start, where = time.perf_counter(), run_folder.pick_device(device)
+    claims = study.reduced(lesson.data, lesson.out / "study", profile, device=where, command=command or "")
+    study_figures.write(lesson.out / "study", lesson.data, claims, where)
+    page = report.write(lesson.out, about | {"reduced study took": _minutes(start)}, done)
     failed = [n for n in done if n["error"]]
     if failed:
         raise ReproductionFailed(f"{len(failed)} of {len(done)} notebooks failed, first {failed[0]['name']}: "
                                  f"{failed[0]['error']}; the page is {page}")
     return page
+
+
+def _minutes(start: float) -> str:
+    return f"{(time.perf_counter() - start) / 60:.1f} minutes"
 
 
 def _run(source: Path, out: Path, parameters: Parameters) -> dict:
