@@ -41,7 +41,9 @@ nav a { margin-right: 1.1rem; white-space: nowrap } .badge { border: 1px solid v
 NOTEBOOK_STYLE = STYLE + HtmlFormatter(style="friendly").get_style_defs(".highlight")
 FIGURES = {"spread": "Every run of this study: RSum of each seed",
            "fig3_retrieved": "As the paper’s Fig. 3: what the first K retrieved reports score",
-           "fig4_gap": "As the paper’s Fig. 4: the gap before, during and after training"}
+           "fig4_gap": "As the paper’s Fig. 4: the gap before, during and after training",
+           "fig4_pca": "As the paper’s Fig. 4: images and reports of the validation split, two principal components",
+           "fig4_tsne": "The same by t-SNE"}
 MARK = {True: "✓", False: "✗", None: "○"}
 
 
@@ -149,6 +151,9 @@ def _verdicts(out: Path) -> str:
         folder = out / "study" / "figures"
         parts += [f'<figure><img src="study/figures/{name}.png" alt="{caption}"><figcaption>{caption}</figcaption>'
                   "</figure>" for name, caption in FIGURES.items() if (folder / f"{name}.png").exists()]
+        if (folder / "fig5_top3.html").exists():
+            parts.append('<p><a href="study/figures/fig5_top3.html">As the paper’s Fig. 5: the first three reports '
+                         "that each alignment strategy finds</a></p>")
     else:
         parts += ["<p>This run has not measured them; here they are as the paper states them.</p>",
                   _pairs((fact.where, fact.what) for fact in paper.CLAIMS)]
