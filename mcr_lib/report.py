@@ -168,7 +168,9 @@ def _study(content: dict) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in verdict.HEAD)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in verdict.cells(row)) + "</tr>"
                    for row in content["claims"])
-    return (f"<p>{html.escape(verdict.headline(content))}.</p><table><tr>{head}</tr>{body}</table>"
+    return (f"<p>{html.escape(verdict.headline(content))}. A row is made again by <code>"
+            f"{html.escape(content['repeat'])}</code>, with the arms of its last column.</p>"
+            f"<table><tr>{head}</tr>{body}</table>"
             f'<p class="soft">{html.escape(content["rule"])}</p>')
 
 

@@ -191,7 +191,7 @@ def summarise(out: Path, *, profile: str, settings: dict, command: str) -> dict:
     found, costs = results(out), json.loads((Path(out) / "cost.json").read_text())
     changed = "".join(f" --set {k}={v}" for k, v in settings.items())
     count = max(r["seed"] for r in found) + 1
-    again = f"python -m mcr_lib study --data DIR --out OUT --arms {{arms}} --seeds {count} --profile {profile}{changed}"
+    repeat = f"python -m mcr_lib study --data DIR --out OUT --seeds {count} --profile {profile}{changed} --arms …"
     by_arm = {arm: sorted((r for r in found if r["arm"] == arm), key=lambda r: r["seed"]) for arm in ARMS}
     content = {
         "study": found[0]["data"]["name"], "command": command, "rule": verdict.RULE,
@@ -200,7 +200,7 @@ def summarise(out: Path, *, profile: str, settings: dict, command: str) -> dict:
         "seeds": sorted({r["seed"] for r in found}), "gallery": _gallery(found[0]),
         "trained_on": _distinct([{"hardware": r["hardware"], "versions": r["versions"], "commit": r["commit"]}
                                  for r in found]),
-        "claims": verdict.rows(found, costs["frameworks"], again),
+        "claims": verdict.rows(found, costs["frameworks"]), "repeat": repeat,
         "null_control": [{"arm": r["arm"], "seed": r["seed"], **r["both_orders"]} for r in found if "both_orders" in r],
         "arms": {arm: _arm(runs) for arm, runs in by_arm.items() if runs},
         "cost": costs, "config": {k: found[0]["config"][k] for k in ("model", "train")},

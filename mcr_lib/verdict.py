@@ -40,7 +40,7 @@ RULE = (
     "claim is supported, wholly on the other side contradicted, else undecided; fewer than 2 seeds decide nothing. The "
     "smallest detectable effect is the one that this study's rule would have found in "
     f"{POWER:.0%} of repetitions, as a distance from that value. Intervals are not adjusted for the number of claims. "
-    "Measured on the test split at the last step; nothing was chosen by it."
+    "Measured on the test split at the last step. All arms have the profile's numbers; none was tuned for an arm."
 )
 
 
@@ -208,19 +208,18 @@ def effects(results: list[dict], name: str, contrast: dict) -> tuple[list[int], 
     return seeds, np.array(values), np.array(influences) if influences else None
 
 
-def rows(results: list[dict], costs: dict | None, command: str = "") -> list[dict]:
+def rows(results: list[dict], costs: dict | None) -> list[dict]:
     """Every claim as a row: what the README, the report page and study.json show. costs: what step_cost.py measured,
-    framework → measure → a value per repeat; `command`: how a row is repeated, '{arms}' standing for its arms."""
-    return [_row(claim, results, costs, command) for claim in CLAIMS]
+    framework → measure → a value per repeat. A row's `arms` are what --arms takes to repeat it."""
+    return [_row(claim, results, costs) for claim in CLAIMS]
 
 
-def _row(claim: Claim, results: list[dict], costs: dict | None, command: str) -> dict:
+def _row(claim: Claim, results: list[dict], costs: dict | None) -> dict:
     row = {"claim": paper.CLAIMS[claim.of].what if claim.of is not None else "(our control)",
            "measured": claim.what, "unit": claim.unit, "effect": None, "interval": None, "verdict": NOT_MEASURED,
-           "detectable": None, "repeats": 0, "command": ""}
+           "detectable": None, "repeats": 0, "arms": "mcr-mba" if claim.ratio else ",".join(claim.contrast)}
     if not claim.contrast:
         return row
-    row["command"] = command.replace("{arms}", "core" if claim.ratio else ",".join(claim.contrast))
     if claim.ratio:
         if not costs:
             return row
@@ -246,7 +245,8 @@ def tables(files: list[Path]) -> str:
         if "claims" not in content:
             print(f"{path}: holds no claims, passed over", file=sys.stderr)
             continue
-        parts += [f"{headline(content)}; `{Path(path).name}`.", "", markdown(content["claims"]), ""]
+        parts += [f"{headline(content)}; `{Path(path).name}`. A row is made again by `{content['repeat']}`, with the "
+                  "arms of its last column.", "", markdown(content["claims"]), ""]
     return "\n".join(parts)
 
 
@@ -261,7 +261,7 @@ def headline(content: dict) -> str:
             f"patients, on {', '.join(where)}, commit {content['commit']}")
 
 
-HEAD = ("claim", "measured", "effect [95 % interval]", "verdict", "smallest detectable", "command")
+HEAD = ("claim", "measured", "effect [95 % interval]", "verdict", "smallest detectable", "arms")
 
 
 def cells(row: dict) -> tuple[str, ...]:
@@ -273,14 +273,14 @@ def cells(row: dict) -> tuple[str, ...]:
         low, high = (f"{end:{sign}.{digits}f}" for end in row["interval"])
         effect += f" [{low}, {high}] {row['unit']}, {row['repeats']} {'runs' if row['unit'] == 'ratio' else 'seeds'}"
     detectable = "–" if row["detectable"] is None else f"{row['detectable']:.{digits}f}"
-    return row["claim"], row["measured"], effect, row["verdict"], detectable, row["command"] or "–"
+    return row["claim"], row["measured"], effect, row["verdict"], detectable, row["arms"] or "–"
 
 
 def markdown(row_list: list[dict]) -> str:
     """The rows as the README's table."""
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     for row in row_list:
-        *texts, detectable, command = cells(row)
+        texts = list(cells(row))
         texts[3] = f"**{texts[3]}**"
-        lines.append(f"| {' | '.join(texts)} | {detectable} | {command if command == '–' else f'`{command}`'} |")
+        lines.append(f"| {' | '.join(texts)} |")
     return "\n".join(lines)

@@ -3,7 +3,9 @@
 import json
 import re
 
-from mcr_lib import paper, report, verdict
+import pytest
+
+from mcr_lib import paper, report, reproduce, run_folder, verdict
 
 
 def test_page_names_every_claim_and_loads_nothing(tmp_path):
@@ -21,6 +23,7 @@ def test_a_study_of_this_run_and_a_committed_one_stand_side_by_side_and_say_whic
         rows = verdict.rows([], None)
         rows[1] |= {"effect": effect, "interval": [effect - 1, effect + 1], "repeats": 3, "verdict": "supported"}
         return {"study": name, "data": {"synthetic": True}, "profile": "smoke", "seeds": [0, 1, 2], "rule": "the rule",
+                "repeat": "study --arms …",
                 "gallery": {"images": 9, "distinct_texts": 8, "patients": 7}, "commit": "abc", "claims": rows,
                 "trained_on": [{"hardware": {"gpu": None, "cpus": 2}}], "arms": {"mcr-mba": {"steps": 30}}}
 
@@ -36,3 +39,19 @@ def test_a_study_of_this_run_and_a_committed_one_stand_side_by_side_and_say_whic
     assert "Measured by this run" in own and "mine (synthetic)" in own and "+11.5 [+10.5, +12.5]" in own
     assert "theirs (synthetic)" in committed and "-22.5 [-23.5, -21.5]" in committed and "+11.5" not in committed
     assert 'src="study/figures/spread.png"' in own and "has not measured them" not in text and "other.json" not in text
+
+
+def test_reproduce_studies_the_claims_and_leaves_the_page_whatever_becomes_of_that(phantom, tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "_run", lambda source, *_: {
+        "name": source.stem, "title": source.stem, "seconds": 1.0, "error": None, "html": "n.html", "ipynb": "n.ipynb"})
+    seen = []
+
+    def stop(data, out, profile, **_):
+        seen.append((data, out, profile, (tmp_path / "out" / "index.html").exists()))
+        raise run_folder.RunError("no")
+
+    monkeypatch.setattr(reproduce.study, "reduced", stop)
+    with pytest.raises(run_folder.RunError):
+        reproduce.reproduce("smoke", phantom, tmp_path / "out", device="cpu")
+    assert seen == [(phantom.resolve(), tmp_path / "out" / "study", "smoke", True)]
+    assert "06_explore" in (tmp_path / "out" / "index.html").read_text()
