@@ -23,7 +23,7 @@ from torch import Tensor
 from .retrieval import Index
 
 DEPTH = 10
-MOST = 250  # queries: the scorers are slow, and these curves are a picture, no verdict rests on them
+MOST = 100  # queries: the scorers are slow, and these curves are a picture, no verdict rests on them
 METRICS = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 NO_JAVA = "METEOR 1.5 runs on Java: there is no `java` on this machine's PATH, so its column is empty"
 
@@ -81,14 +81,15 @@ def _meteor(found: list[list[str]], own: list[str]) -> list[float]:
     return curve
 
 
-def curves(image_features: Tensor, text_features: Tensor, table, depth: int = DEPTH) -> dict[str, dict]:
+def curves(image_features: Tensor, text_features: Tensor, table, depth: int = DEPTH,
+           most: int = MOST) -> dict[str, dict]:
     """Both directions of Fig. 3 for N pairs: image_features, text_features (N, D) unit vectors, table with their
     reports → {image_to_text, text_to_image: `scores`}; fewer than `depth` where the gallery is smaller.
 
-    At most MOST pairs ask, evenly spread over the rows; all N are the gallery.
+    At most `most` pairs ask, evenly spread over the rows; all N are the gallery.
     """
     index, reports = Index(image_features, text_features, table, ""), table["report"].tolist()
-    asking = np.linspace(0, len(reports) - 1, min(MOST, len(reports))).round().astype(int).tolist()
+    asking = np.linspace(0, len(reports) - 1, min(most, len(reports))).round().astype(int).tolist()
     result = {}
     for direction, queries, among in (("image_to_text", image_features, "texts"),
                                       ("text_to_image", text_features, "images")):

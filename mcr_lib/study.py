@@ -34,7 +34,7 @@ ABOUT = ("versions", "hardware", "commit", "time")
 
 def study(data: Path, out: Path, *, arms: str = "core", seeds: str = "5", profile: str = "demo",
           settings: dict | None = None, device: torch.device, command: str = "", merge: tuple[Path, ...] = (),
-          cost_repeats: int = REPEATS) -> dict:
+          cost_repeats: int = REPEATS, scored: int = nlg.MOST) -> dict:
     """Train and measure what is missing of arms × seeds ('5': 0 … 4; '3-4': these), then judge all in OUT/results.
 
     Seed by seed, all arms of one before the next: stopped anywhere, the arms are about equally far. Returns what
@@ -53,15 +53,16 @@ def study(data: Path, out: Path, *, arms: str = "core", seeds: str = "5", profil
         _check(out, arm, seed, wanted, about)
     for arm, seed, wanted in todo:
         if not _result(out, arm.name, seed).exists():
-            _do(data, out, arm, seed, wanted, device, command)
+            _do(data, out, arm, seed, wanted, device, command, scored)
     return summarise(out, profile=profile, settings=settings, command=command)
 
 
 def reduced(data: Path, out: Path, profile: str, *, device: torch.device, command: str = "") -> dict:
-    """A study small enough for `make reproduce`: three arms, two seeds, a sixtieth of the steps, costs twice."""
+    """A study small enough for `make reproduce`: three arms, two seeds, a sixtieth of the steps, costs twice, and
+    the reports found by 40 queries scored (METEOR takes longer than such a training)."""
     steps = max(2, round((resolve(profile).train.steps or 6000) / 60))
     return study(data, out, arms="mcr-mba,mcr-abm,two-stream-mba", seeds="2", profile=profile,
-                 settings={"steps": steps}, device=device, command=command, cost_repeats=2)
+                 settings={"steps": steps}, device=device, command=command, cost_repeats=2, scored=40)
 
 
 # ---------------------------------------------------------------------------------------------------- what to run
@@ -140,7 +141,8 @@ def _merge(half: Path, out: Path) -> None:
         shutil.copy2(half / "cost.json", out / "cost.json")
 
 
-def _do(data: Path, out: Path, arm: Arm, seed: int, config: RunConfig, device: torch.device, command: str) -> None:
+def _do(data: Path, out: Path, arm: Arm, seed: int, config: RunConfig, device: torch.device, command: str,
+        scored: int) -> None:
     """Train one arm with one seed, or find an arm that is the same under another name, and leave the result file."""
     for path in sorted((out / "results").glob(f"*-seed{seed}.json")):
         other = json.loads(path.read_text())
@@ -155,7 +157,7 @@ def _do(data: Path, out: Path, arm: Arm, seed: int, config: RunConfig, device: t
                              callbacks=[keep_middle(data, run, device)], command=command)
         except TrainingStopped as stopped:
             raise TrainingStopped(f"{arm.name}, seed {seed}: {stopped} (for a study: the same command again)") from None
-    measured = measure(data, run, device, null=arm in GROUPS["null"])
+    measured = measure(data, run, device, null=arm in GROUPS["null"], scored=scored)
     write_json(_result(out, arm.name, seed),
                {"arm": arm.name, "seed": seed, **measured, **run_folder.provenance(command)})
 

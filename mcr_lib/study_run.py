@@ -47,10 +47,11 @@ def initial_model(config: RunConfig) -> MCR:
     return model.eval()
 
 
-def measure(data: Path, run: Path, device: torch.device, *, null: bool = False) -> dict:
+def measure(data: Path, run: Path, device: torch.device, *, null: bool = False, scored: int = nlg.MOST) -> dict:
     """All that the study measures of a finished run, ready for JSON; verdict.measure reads its intervals from `test`.
 
-    null: the run is of the null control; then its weights are read in both orders too.
+    null: the run is of the null control; then its weights are read in both orders too. scored: queries whose retrieved
+    reports are scored.
     """
     model, tokenizer = run_folder.load(run, device)
     config = read_config(run / "config.yaml")
@@ -89,7 +90,7 @@ def measure(data: Path, run: Path, device: torch.device, *, null: bool = False) 
         "training": run_folder.read_manifest(run), "weights_sha256": run_folder.weights_sha256(run),
         "protocol": "text-identical; label-match for mAP and precision", "tie_rule": retrieval.TIE_RULE,
         "metrics": metrics, "gap": gap, "test": per_query,
-        "nlg": nlg.curves(*features["unmasked"], test.table),
+        "nlg": nlg.curves(*features["unmasked"], test.table, most=scored),
         "gradient_agreement": gradient_agreement(model, validate, config.train.batch_size, device),
     }
     return result | ({"both_orders": both_orders(run, test, texts, labels)} if null else {})
