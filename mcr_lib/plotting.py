@@ -327,6 +327,22 @@ def gelu_gap(inputs: Tensor, unit: int) -> Picture:
     return picture
 
 
+def two_orders(found: dict) -> Picture:
+    """R@1 of heads of both orders, a mark per seed; found: what `one_patch.compare` returns."""
+    picture, axes = new_picture(3.1, 1, len(found), sharey=True, alt="Own report on top for MbA and AbM, by pooling; "
+                                "the finding is seen by: " + ", ".join(found))
+    for ax, (seen_by, poolings) in zip(axes[0], found.items(), strict=True):
+        for order, marker, name, offset in (("mba", "o", "MbA", -0.08), ("abm", "s", "AbM", 0.08)):
+            for x, orders in enumerate(poolings.values()):
+                ax.plot([x + offset] * len(orders[order]), orders[order], marker, color=COLOURS[order], markersize=7,
+                        alpha=0.7, label=name if x == 0 else None)
+        ax.set(title=f"seen by {seen_by}", xticks=range(len(poolings)), xticklabels=list(poolings), ylim=(-3, 103),
+               xlim=(-0.5, len(poolings) - 0.5), xlabel="aggregation")
+    axes[0, 0].set_ylabel("own report on top\nof 500 (%)")
+    axes[0, 0].legend(loc="center left")
+    return picture
+
+
 # --- the two frameworks, what they cost, and training (03)
 
 def _block(ax: Axes, x: float, y: float, text: str, colour: str, w: float = 1.5, h: float = 1.15) -> None:

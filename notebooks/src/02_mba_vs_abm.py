@@ -36,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from mcr_lib import grounding, plotting, run_folder
+from mcr_lib import grounding, one_patch, plotting, run_folder
 from mcr_lib.heads import AlignmentHead
 from mcr_lib.losses import contrastive_loss
 from mcr_lib.model import MCR
@@ -266,7 +266,60 @@ assert reached <= min(common, local.shape[1])
 # Each channel of the common space listens to one patch only, the one with its largest value.
 
 # %% [markdown]
-# ## 3. What do mapped local features allow?
+# ## 3. One patch that knows
+#
+# A small lesion is seen by one patch; an enlarged heart by many. When does the order decide whether it is *found*? In
+# a radiograph nobody knows which patch sees what. So we draw local features where we know it: 64 patches of noise, and
+# a finding that either one of them sees, or all of them a little. Heads of both orders are trained on these, nothing
+# else, and asked which of 500 reports belongs to an image (`mcr_lib/one_patch.py`). Predict: for which aggregation will
+# the order matter?
+
+# %%
+found = one_patch.compare(seeds=3)
+
+# %% [markdown]
+# **Picture.** A mark for each seed.
+
+# %%
+lesson.figure(plotting.two_orders(found), "one_patch", "Own report on top, heads alone; who sees the finding is known")
+
+# %% [markdown]
+# **Claim:** If one patch sees the finding and the aggregation chooses (maximum, attention), MbA finds more.
+#
+# **Claim:** With the mean, MbA finds no more, whoever sees it.
+
+# %%
+gain = {(seen_by, pooling): np.subtract(orders["mba"], orders["abm"])
+        for seen_by, poolings in found.items() for pooling, orders in poolings.items()}
+lesson.claim("If one patch sees the finding and the aggregation chooses (maximum, attention), MbA finds more.",
+             min(gain["one patch", pooling].min() for pooling in ("max", "attention")) > 10)
+lesson.claim("With the mean, MbA finds no more, whoever sees it.",
+             max(gain[seen_by, "mean"].mean() for seen_by in found) < 2)
+
+# %% [markdown]
+# *Why it must help there.* Attention and the maximum choose: attention the patch with the highest score, the maximum
+# the largest value in each channel. With AbM they choose among the features as they come. A finding is a vector that
+# may point anywhere, so no channel and no fixed direction marks the patch that has it, and among 64 patches some noise
+# is nearly always larger. With MbA the map comes first, and it can learn units that light up for a patch with a
+# finding, whichever it is. Now choosing is easy.
+#
+# *Why it cannot help here.* The mean does not choose. All that is linear commutes with it (section 1); what is left is
+# the curve, and a curve on a single patch bends mostly noise. Average first, and the noise is gone before the curve
+# sees it: where all patches know a little, AbM is the better order. And a trained encoder is not as blind as these
+# patches: its attention may have told every patch of the lesion already, before any head is asked. So this experiment
+# says where to look for a difference, not how large it is in a model that reads radiographs.
+#
+# **Exercise.** `one_patch.recall("attention", "mba", "one patch", 0, projection="linear")`: attention again, but a map
+# without a curve. Does MbA still find the patch? Predict, then look.
+
+# %% tags=["solution"]
+straight = one_patch.recall("attention", "mba", "one patch", 0, projection="linear")
+print(f"with a curve {found['one patch']['attention']['mba'][0]:.0f} %, without {straight:.0f} %")
+assert straight < found["one patch"]["attention"]["mba"][0] - 10
+# No: "a finding, whichever it is" is not a direction. To tell a long vector from short ones takes a curve.
+
+# %% [markdown]
+# ## 4. What do mapped local features allow?
 #
 # From here on, the models are as they were trained. With MbA each patch and each word has its own place in the common
 # space. And since S^v and S^r (the image's and the report's vector) are means of what each of them gives, their
@@ -345,7 +398,7 @@ assert abs(float(table.mean()) - float(image_abm[0] @ text_abm[0])) > 1e-5
 # It need not: F was trained on aggregated features only, and what it does to a single patch was never asked for.
 
 # %% [markdown]
-# ## 4. Which one finds more?
+# ## 5. Which one finds more?
 #
 # Retrieval of both models on the test split, each with its 95 % interval. *R@K* is the share of queries whose match is
 # among the first K.
@@ -400,8 +453,9 @@ print(f"width with a quarter of the patients {100 * (few[2] - few[1]):.1f}, with
 # ## Summary
 #
 # * Linear map and mean: the order does not matter, exactly. That is the null control.
-# * A curve in the map makes the difference (another aggregation than the mean would, too): MbA hears a few strong
-#   patches that the mean drowns, and tells each patch its own gradient.
+# * A curve in the map makes the difference (another aggregation than the mean would, too), and MbA tells each patch
+#   its own gradient.
+# * Where one patch alone sees the finding, MbA must help an aggregation that chooses; with the mean it need not.
 # * With MbA a similarity can be read back to patches and words.
 # * Whether MbA *retrieves* better must be measured, over several seeds. BioViL (2022) had a per-patch perceptron and
 #   then a mean on the image side already; what is new here is to have it on both sides.
