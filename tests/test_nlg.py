@@ -106,14 +106,13 @@ def test_a_perfect_model_scores_one_at_depth_one_in_both_directions():
 
 
 def test_of_many_pairs_some_ask_and_all_are_the_gallery(monkeypatch):
-    monkeypatch.setattr(nlg, "MOST", 3)
     monkeypatch.setenv("PATH", "")  # without METEOR, which is slow
     seen = []
     monkeypatch.setattr(nlg, "scores", lambda candidates, references: seen.append((candidates, references)))
     features = normalize(torch.eye(6) + 0.1, dim=1)
     table = pd.DataFrame({"report": REPORTS, **{c: "x" for c in ("pair_id", "patient_id", "image_path", "labels",
                                                                  "split")}})
-    nlg.curves(features, features, table)
+    nlg.curves(features, features, table, most=3)
     for candidates, references in seen:
         assert references == [REPORTS[0], REPORTS[2], REPORTS[5]]
         assert [row[0] for row in candidates] == references and all(len(row) == 6 for row in candidates)
