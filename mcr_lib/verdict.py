@@ -254,11 +254,12 @@ def headline(content: dict) -> str:
     """What a study was made of, in one line."""
     steps = sorted({arm["steps"] for arm in content["arms"].values()})
     where = sorted({run["hardware"]["gpu"] or f"{run['hardware']['cpus']} CPU cores" for run in content["trained_on"]})
+    commits = sorted({run["commit"] or "unknown" for run in content["trained_on"]})
     gallery = content["gallery"]
     return (f"{content['study']}{' (synthetic)' if content['data']['synthetic'] else ''}, profile "
             f"{content['profile']}, {len(content['seeds'])} seeds, {' / '.join(map(str, steps))} steps, gallery "
             f"{gallery['images']} images and {gallery['distinct_texts']} distinct reports of {gallery['patients']} "
-            f"patients, on {', '.join(where)}, commit {content['commit']}")
+            f"patients, on {', '.join(where)}, trained at commit {', '.join(commits)}")
 
 
 HEAD = ("claim", "measured", "effect [95 % interval]", "verdict", "smallest detectable", "arms")
@@ -277,10 +278,14 @@ def cells(row: dict) -> tuple[str, ...]:
 
 
 def markdown(row_list: list[dict]) -> str:
-    """The rows as the README's table."""
-    lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
+    """The rows as the README's table: a claim's text once, and what was not measured in one line below."""
+    lines, above = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"], None
     for row in row_list:
-        texts = list(cells(row))
-        texts[3] = f"**{texts[3]}**"
-        lines.append(f"| {' | '.join(texts)} |")
+        if row["verdict"] != NOT_MEASURED:
+            claim, measured, effect, found, *rest = cells(row)
+            lines.append(f"| {'' if claim == above else claim} | {measured} | {effect} | **{found}** | "
+                         f"{' | '.join(rest)} |")
+            above = claim
+    if missing := [row["measured"] for row in row_list if row["verdict"] == NOT_MEASURED]:
+        lines += ["", f"Not measured here: {'; '.join(missing)}."]
     return "\n".join(lines)
