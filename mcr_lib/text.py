@@ -6,6 +6,9 @@ The encoder is a transformers BERT; we only make its features independent of whe
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,13 +38,17 @@ class ReportEncoder(nn.Module):
         """input_ids, attention_mask (N, T), padding on either side → (N, T, D); padded positions hold no meaning.
 
         lengths: the batch is cut into so many groups of rows (`torch.tensor_split`), each padded on the right and
-        encoded to its own length only. The features are the same; in a batch sorted by length the cost is not.
+        encoded to its own length only, neighbours of one length together. The features are the same; in a batch
+        sorted by length the cost is not.
         """
-        if lengths:
-            T = input_ids.shape[1]
-            groups = zip(input_ids.tensor_split(len(lengths)), attention_mask.tensor_split(len(lengths)), lengths,
-                         strict=True)
-            return torch.cat([F.pad(self(ids[:, :t], mask[:, :t]), (0, 0, 0, T - t)) for ids, mask, t in groups])
+        if len(set(lengths)) > 1:
+            features, groups = [], zip(input_ids.tensor_split(len(lengths)),
+                                       attention_mask.tensor_split(len(lengths)), lengths, strict=True)
+            for t, alike in groupby(groups, key=itemgetter(2)):
+                ids, mask, _ = zip(*alike, strict=True)
+                f_r = self(torch.cat(ids)[:, :t], torch.cat(mask)[:, :t])  # n, t, D
+                features.append(F.pad(f_r, (0, 0, 0, input_ids.shape[1] - t)))
+            return torch.cat(features)  # N, T, D
         position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)  # counted from each report's first token
         return self.bert(
             input_ids, attention_mask=attention_keys(attention_mask), position_ids=position_ids
