@@ -95,10 +95,10 @@ def prepare_images(pixels: Tensor, img_size: int, in_chans: int, noise: Tensor |
     noise (N, 6) in [0, 1) augments: zoom into 80–100 % of the side, shift within it, turn by up to 5°, contrast
     ±20 %, brightness ±10 %. Never a flip: left and right are findings.
     """
-    x = pixels.float() / 255
     if noise is None:
-        x = F.interpolate(x, size=(img_size, img_size), mode="bilinear", antialias=True, align_corners=False)
+        x = _scale(pixels, img_size).float()
     else:
+        x = pixels.float()
         zoom = 0.8 + 0.2 * noise[:, 0]
         shift = (2 * noise[:, 1:3] - 1) * (1 - zoom)[:, None]  # N, 2, of half the side
         angle = (2 * noise[:, 3] - 1) * (5 / 180 * torch.pi)
@@ -107,9 +107,23 @@ def prepare_images(pixels: Tensor, img_size: int, in_chans: int, noise: Tensor |
         grid = F.affine_grid(theta, (len(x), 1, img_size, img_size), align_corners=False)
         x = F.grid_sample(x, grid, align_corners=False)
         contrast, brightness = (0.8 + 0.4 * noise[:, 4]).view(-1, 1, 1, 1), (0.2 * noise[:, 5] - 0.1).view(-1, 1, 1, 1)
-        x = ((x - 0.5) * contrast + 0.5 + brightness).clamp(0, 1)
-    x = (x - IMAGE_MEAN) / IMAGE_STD
-    return x.expand(-1, in_chans, -1, -1)
+        x = ((x - 127.5) * contrast + 127.5 + 255 * brightness).clamp(0, 255)
+    return x.div_(255 * IMAGE_STD).sub_(IMAGE_MEAN / IMAGE_STD).expand(-1, in_chans, -1, -1)
+
+
+def _scale(pixels: Tensor, size: int) -> Tensor:
+    """Grey levels (N, 1, S, S) → (N, 1, size, size), bilinear with antialiasing, each image alone.
+
+    On a CPU in whole grey levels, four images at a time as the channels of one: that is what torch's vectorised kernel
+    takes (several times faster than in float, and at most one grey level of 255 away from it).
+    """
+    N, _, S, _ = pixels.shape
+    if pixels.device.type == "cpu":
+        pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, -N % 4)).view(-1, 4, S, S)
+    else:
+        pixels = pixels.float()
+    x = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return x.view(-1, 1, size, size)[:N]
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:

@@ -13,11 +13,14 @@ import time
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from mcr_lib import checkpoint, run_folder
 from mcr_lib.config import ConfigError, TrainConfig, resolve
-from mcr_lib.data import TrainBatches, epoch_order, prepare_images
+from mcr_lib.data import IMAGE_MEAN, IMAGE_STD, TrainBatches, epoch_order, prepare_images
 from mcr_lib.trainer import Trainer, learning_rate
 
 CPU = torch.device("cpu")
@@ -176,6 +179,21 @@ def test_plain_images_are_normalised_and_grey_weights_see_three_channels():
     pixels = torch.full((2, 1, 64, 64), 255, dtype=torch.uint8)
     assert prepare_images(pixels, 32, 1).unique().tolist() == [2.0]
     assert prepare_images(pixels, 32, 3).shape == (2, 3, 32, 32)
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 9), side=st.integers(40, 300), size=st.integers(32, 224), seed=st.integers(0, 99))
+def test_scaling_whole_grey_levels_is_scaling_floats_within_one_level(n, side, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(n, 1, side, side, generator=generator)
+    smooth = F.avg_pool2d(noise, 5, 1, 2)
+    pixels = torch.cat([noise, smooth]).mul(255).round().to(torch.uint8)
+    plain = F.interpolate(pixels.float() / 255, size=(size, size), mode="bilinear", antialias=True)
+    ours = prepare_images(pixels, size, 1) * IMAGE_STD + IMAGE_MEAN
+    assert ours.shape == plain.shape
+    assert (ours - plain).abs().max() <= 1.01 / 255
+    assert (ours - plain).abs().mean() <= 0.4 / 255
+    torch.testing.assert_close(prepare_images(pixels[-1:], size, 1)[0] * IMAGE_STD + IMAGE_MEAN, ours[-1])
 
 
 def test_learning_rate_warms_up_and_falls_to_zero():
