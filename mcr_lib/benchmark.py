@@ -12,6 +12,7 @@ import ctypes
 import gc
 import importlib.util
 import multiprocessing
+import os
 import re
 import statistics
 import sys
@@ -38,6 +39,9 @@ PEERS = Path(__file__).parent.parent / "benchmarks" / "peers.py"
 # report lengths in tokens at 0, 10 … 100 %; openi: findings + impression by the kit's tokenizer, cut at 128, mean 47
 LENGTHS = {"full": None, "openi": (6, 25, 30, 34, 38, 42, 47, 52, 62, 76, 128)}
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16 by the data sheet, for the utilisation
+# of the processes whose peak memory is read: what is freed goes back at once, so the peak is what the step holds, not
+# what the allocator keeps in store or rounds up to huge pages
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "THP_MEM_ALLOC_ENABLE": "0"}
 COUNTED = 8  # pairs of the step whose FLOPs and bytes are counted; they are proportional to the pairs
 
 
@@ -248,6 +252,7 @@ def measure_steps(config: RunConfig, pairs: int, rounds: int, device: torch.devi
     del eager, timed, calls, machine
     gc.collect()
     if not cuda:
+        os.environ |= ALLOCATOR  # read by the processes started from here on
         for name in progress(list(subjects(model)), desc="memory", leave=False):
             with multiprocessing.get_context("spawn").Pool(1) as own:
                 rows[name, "full"]["peak_bytes"] = own.apply(_peak_of_own_process, (name, config.model_dump(), pairs))

@@ -85,14 +85,15 @@ class MCR(nn.Module):
                            self.contrast(image_features, text_features))
 
         if config.reconstructs:
+            # words before pixels: the backward pass frees the image decoder before it meets the vocabulary's gradient
+            words = self.report_decoder(f_r, batch.attention_mask, positions)  # N, M, vocab
+            text_loss = text_reconstruction_loss(words, labels)
+            output.text_reconstruction_loss = config.text_reconstruction_weight * text_loss
             ids_removed = ids_restore.argsort(dim=1)[:, ids_keep.shape[1]:]  # N, L_removed
             predicted = self.image_decoder(f_v, ids_restore, ids_removed)  # N, L_removed, P·P·C
             patches = take(patchify(batch.images, config.patch_size), ids_removed)
-            words = self.report_decoder(f_r, batch.attention_mask, positions)  # N, M, vocab
             image_loss = image_reconstruction_loss(predicted, patches, mask.gather(1, ids_removed), config.norm_pix)
             output.image_reconstruction_loss = config.image_reconstruction_weight * image_loss
-            text_loss = text_reconstruction_loss(words, labels)
-            output.text_reconstruction_loss = config.text_reconstruction_weight * text_loss
             output.image_reconstruction_count, output.text_reconstruction_count = mask.sum(), (labels != -100).sum()
         return output
 
