@@ -40,6 +40,7 @@ nav a { margin-right: 1.1rem; white-space: nowrap } .badge { border: 1px solid v
 """
 NOTEBOOK_STYLE = STYLE + HtmlFormatter(style="friendly").get_style_defs(".highlight")
 FIGURES = {"spread": "Every run of this study: RSum of each seed",
+           "masks": "How much to mask: RSum at each pair of rates",
            "fig3_retrieved": "As the paper’s Fig. 3: what the first K retrieved reports score",
            "fig4_gap": "As the paper’s Fig. 4: the gap before, during and after training",
            "fig4_pca": "As the paper’s Fig. 4: images and reports of the validation split, two principal components",
@@ -165,13 +166,19 @@ def _verdicts(out: Path) -> str:
 
 
 def _study(content: dict) -> str:
+    tables = _rows(content["claims"])
+    if content.get("variants"):
+        tables += "<p>Variants of MCR, by the same rule:</p>" + _rows(content["variants"])
+    return (f"<p>{html.escape(verdict.headline(content))}. A row is made again by <code>"
+            f"{html.escape(content['repeat'])}</code>, with the arms of its last column.</p>{tables}"
+            f'<p class="soft">{html.escape(content["rule"])}</p>')
+
+
+def _rows(rows: list[dict]) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in verdict.HEAD)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in verdict.cells(row)) + "</tr>"
-                   for row in content["claims"])
-    return (f"<p>{html.escape(verdict.headline(content))}. A row is made again by <code>"
-            f"{html.escape(content['repeat'])}</code>, with the arms of its last column.</p>"
-            f"<table><tr>{head}</tr>{body}</table>"
-            f'<p class="soft">{html.escape(content["rule"])}</p>')
+                   for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def _paper() -> str:

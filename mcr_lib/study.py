@@ -202,7 +202,7 @@ def summarise(out: Path, *, profile: str, settings: dict, command: str) -> dict:
         "seeds": sorted({r["seed"] for r in found}), "gallery": _gallery(found[0]),
         "trained_on": _distinct([{"hardware": r["hardware"], "versions": r["versions"], "commit": r["commit"]}
                                  for r in found]),
-        "claims": verdict.rows(found, costs["frameworks"]), "repeat": repeat,
+        "claims": verdict.rows(found, costs["frameworks"]), "variants": verdict.variant_rows(found), "repeat": repeat,
         "null_control": [{"arm": r["arm"], "seed": r["seed"], **r["both_orders"]} for r in found if "both_orders" in r],
         "arms": {arm: _arm(runs) for arm, runs in by_arm.items() if runs},
         "cost": costs, "config": {k: found[0]["config"][k] for k in ("model", "train")},

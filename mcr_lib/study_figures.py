@@ -32,6 +32,8 @@ def write(out: Path, data: Path, content: dict, device: torch.device) -> list[Pa
     pictures = {"spread": plotting.study_spread(arms, chance)}
     if any(name == f"{arm['settings']['framework']}-mba" for name, arm in arms.items()):
         pictures["fig3_retrieved"] = plotting.retrieved_scores(arms)
+    if masks := [arm for name, arm in arms.items() if name.startswith("mask-")]:
+        pictures["masks"] = plotting.mask_rates(masks)
     if both := [name for name in PAIR if name in arms]:
         pictures["fig4_gap"] = plotting.gap_stages(arms, both)
     runs = {name: Path(out) / "runs" / f"{name}-seed0" for name in both}

@@ -29,6 +29,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from . import paper
+from .arms import GROUPS
 
 KS = (1, 5, 10)
 LEVEL, POWER = 0.95, 0.80
@@ -147,11 +148,11 @@ def measure(result: dict, name: str) -> tuple[float, np.ndarray | None]:
 
 @dataclass(frozen=True)
 class Claim:
-    """A row: which sentence of the paper (index into paper.CLAIMS, None: our own control), what is compared on which
-    measure, and in which direction the claim points. `contrast`: arm → weight; for ratios the two arms are the
+    """A row: which sentence of the paper (index into paper.CLAIMS, or words where it is our own), what is compared on
+    which measure, and in which direction the claim points. `contrast`: arm → weight; for ratios the two arms are the
     frameworks whose cost is divided, first by second."""
 
-    of: int | None
+    of: int | str
     what: str
     measure: str
     contrast: dict
@@ -190,8 +191,24 @@ CLAIMS = (
           unit="gap (0–2)"),
     Claim(3, "MbA against AbM, distance of true pairs of MCR", "alignment", _minus("mcr-mba", "mcr-abm"), -1,
           unit="squared distance (0–4)"),
-    Claim(None, "null control: linear map and mean, the two orders trained apart (no effect exists)", "rsum",
+    Claim("(our control)", "null control: linear map and mean, the two orders trained apart (no effect exists)", "rsum",
           _minus("null-mba", "null-abm"), unit=POINTS),
+)
+# each beside MCR with MbA as the profile has it, whose masks and weights are the paper's and ours
+VARIANTS = (
+    *(Claim(3, f"MbA against AbM, recall of MCR, {how}", "rsum", _minus(f"{arm}-mba", f"{arm}-abm"), unit=POINTS)
+      for arm, how in (("pool-mean", "aggregated by the mean"), ("pool-attention", "by attention"),
+                       ("pool-max", "by the maximum"), ("linear", "mapped linearly"))),
+    *(Claim("(our choices)", f"{what} is better than {other}", "rsum", _minus("mcr-mba", arm), unit=POINTS)
+      for arm, what, other in (
+          *((f"pool-{p}-mba", "the maximum", name) for p, name in (("mean", "the mean"), ("attention", "attention"))),
+          ("linear-mba", "the perceptron", "a linear map"),
+          *((arm.name, "masking 50 % of the image and 25 % of the report",
+             f"{100 * arm.settings['mask_ratio']:g} % and {100 * arm.settings['mlm_probability']:g} %")
+            for arm in GROUPS["mask"] if arm.name != "mask-0.5-0.25"),
+          *((arm.name, "weighting L_mim by 1 and L_mrm by 1",
+             "{image_reconstruction_weight:g} and {text_reconstruction_weight:g}".format(**arm.settings))
+            for arm in GROUPS["weights"]))),
 )
 
 
@@ -214,8 +231,13 @@ def rows(results: list[dict], costs: dict | None) -> list[dict]:
     return [_row(claim, results, costs) for claim in CLAIMS]
 
 
+def variant_rows(results: list[dict]) -> list[dict]:
+    """The VARIANTS of which there are results, judged by the same rule."""
+    return [row for row in (_row(variant, results, None) for variant in VARIANTS) if row["verdict"] != NOT_MEASURED]
+
+
 def _row(claim: Claim, results: list[dict], costs: dict | None) -> dict:
-    row = {"claim": paper.CLAIMS[claim.of].what if claim.of is not None else "(our control)",
+    row = {"claim": paper.CLAIMS[claim.of].what if isinstance(claim.of, int) else claim.of,
            "measured": claim.what, "unit": claim.unit, "effect": None, "interval": None, "verdict": NOT_MEASURED,
            "detectable": None, "repeats": 0, "arms": "mcr-mba" if claim.ratio else ",".join(claim.contrast)}
     if not claim.contrast:
@@ -247,6 +269,8 @@ def tables(files: list[Path]) -> str:
             continue
         parts += [f"{headline(content)}; `{Path(path).name}`. A row is made again by `{content['repeat']}`, with the "
                   "arms of its last column.", "", markdown(content["claims"]), ""]
+        if content.get("variants"):
+            parts += ["Variants of MCR, by the same rule:", "", markdown(content["variants"]), ""]
     return "\n".join(parts)
 
 

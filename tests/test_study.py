@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 import torch
 
-from mcr_lib import checkpoint, run_folder, step_cost, study, study_run, verdict
+from benchmarks import choose
+from mcr_lib import checkpoint, plotting, run_folder, step_cost, study, study_run, verdict
 from mcr_lib.__main__ import main
 from mcr_lib.arms import ARMS, FRAMEWORKS, GROUPS, chosen
-from mcr_lib.config import ConfigError, resolve
+from mcr_lib.config import ConfigError, read_config, resolve
 from mcr_lib.data import PairData, TrainBatches
 from mcr_lib.run_folder import RunError
 
@@ -290,3 +291,33 @@ def test_reduced_is_a_study_of_few_steps(phantom, tmp_path, monkeypatch):
 
 def test_checkpoints_of_the_study_are_ordinary_ones(whole):
     assert checkpoint.newest(whole / "runs" / "mcr-mba-seed0" / "checkpoints")[1]["step"] == 6
+
+
+def test_the_choice_of_the_rate_trains_what_is_missing_and_never_reads_the_test_split(phantom, tmp_path, monkeypatch,
+                                                                                     capsys):
+    monkeypatch.setitem(choose.GROUPS, "core", chosen("mcr-mba,mcr-abm"))
+    out, evaluated = tmp_path / "choice.json", []
+    evaluate = run_folder.evaluate
+    monkeypatch.setattr(run_folder, "evaluate", lambda *args, **kwargs: evaluated.append(kwargs["split"])
+                        or evaluate(*args, **kwargs))
+    settings = dict(profile="smoke", steps=2, device="cpu")
+    choose.main(phantom, tmp_path / "runs", out, arms="mcr-mba", **settings)
+    assert not out.exists() and "3 runs are still to be done, mcr-abm-0.0005" in capsys.readouterr().out
+    choose.main(phantom, tmp_path / "runs", out, arms="core", **settings)
+    assert evaluated == ["validate"] * 6  # three of each arm, none twice
+    found = json.loads(out.read_text())
+    for arm, rates in found["arms"].items():
+        assert set(rates) == {"0.0005", "0.001", "0.002"}
+        assert rates[found["best"][arm]]["rsum"] == max(rate["rsum"] for rate in rates.values())
+    configs = [read_config(run / "config.yaml") for run in (tmp_path / "runs").iterdir()]
+    assert {c.train.seed for c in configs} == {100} and {c.train.learning_rate for c in configs} == set(choose.RATES)
+
+
+def test_the_grid_of_mask_rates_is_drawn_where_it_was_run():
+    runs = [{"settings": arm.settings, "metrics": {"test, unmasked": {"rsum": [10.0 * n, 10.0 * n + 4]}}}
+            for n, arm in enumerate(GROUPS["mask"])]
+    picture = plotting.mask_rates(runs)
+    texts = [text.get_text() for text in picture.axes[0].texts]
+    assert len(texts) == 15 and texts[7] == "72\n70–74"  # 50 %, 25 %
+    assert [label.get_text() for label in picture.axes[0].get_xticklabels()] == ["0%", "25%", "50%", "75%", "90%"]
+    assert plotting.png(picture).startswith(b"\x89PNG")

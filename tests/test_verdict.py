@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcr_lib import retrieval, verdict
+from mcr_lib.arms import GROUPS
 
 KEYS = {"rsum", "image_to_text_R@1"}
 
@@ -158,3 +159,16 @@ def test_rows_from_result_files_and_the_table():
 def test_state_of_the_art_can_never_be_claimed():
     for claim in verdict.CLAIMS:
         assert claim.contrast or claim.what == "state of the art on MIMIC-CXR"
+
+
+def test_variants_are_judged_where_they_were_run_and_all_groups_have_a_row():
+    compared = {arm for variant in verdict.VARIANTS for arm in variant.contrast}
+    assert compared | {"mask-0.5-0.25"} == {"mcr-mba"} | {
+        arm.name for group in ("pooling", "projection", "mask", "weights") for arm in GROUPS[group]}
+    results = study_of(4.0)
+    for result in [r for r in results if r["arm"] == "mcr-abm"]:
+        result["arm"] = "mask-0.9-0.5"
+    (row,) = verdict.variant_rows(results)
+    assert row["measured"] == "masking 50 % of the image and 25 % of the report is better than 90 % and 50 %"
+    assert (row["verdict"], row["arms"], row["repeats"]) == ("supported", "mcr-mba,mask-0.9-0.5", 5)
+    assert verdict.variant_rows(results[:1]) == []
