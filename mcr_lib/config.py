@@ -101,7 +101,7 @@ class TrainConfig(_Strict):
     betas: tuple[float, float] = (0.9, 0.95)
     warmup: float = Field(0.05, ge=0, lt=1)  # share of the steps
     clip_norm: float = Field(1.0, gt=0)
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"  # auto: bf16 where the device has matrix units for it
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"  # auto: bf16 where it is faster than float32
     compile: bool = False
     augment: bool = True
     views: Literal["frontal", "all"] = "frontal"

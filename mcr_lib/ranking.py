@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import bf16_is_fast
+
 KS = (1, 5, 10)
 TIE = 1e-9           # two normalised scores that agree to this are equal
 TIE_RULE = "pessimistic: an irrelevant item that scores like a relevant one (nine decimals) ranks before it"
@@ -102,9 +104,8 @@ def _full_float32(device: torch.device) -> Iterator[None]:
 
 
 def coarse_dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
-    """Low precisions worth trying, the coarsest first: bfloat16 only where the CPU has matrix units (AMX) for it."""
-    amx = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    return (torch.bfloat16, torch.float32) if amx else (torch.float32,)
+    """Low precisions worth trying, the coarsest first: bfloat16 only where a CPU is fast at it."""
+    return (torch.bfloat16, torch.float32) if device.type == "cpu" and bf16_is_fast(device) else (torch.float32,)
 
 
 def ranks(queries: Tensor, gallery: Tensor, query_group: Tensor, gallery_group: Tensor,

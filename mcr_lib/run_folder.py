@@ -33,6 +33,7 @@ from .data import PairData, TrainBatches, prepare_images, store_size, table_of
 from .masking import random_masking
 from .modality_gap import modality_gap
 from .model import MCR
+from .precision import cpu_name
 from .progress import progress
 from .tokenizer import load_tokenizer, tokenize, train_tokenizer, vocabulary_sha256
 from .trainer import Trainer
@@ -342,7 +343,7 @@ def provenance(command: str | None = None) -> dict:
         "command": command, "commit": git.stdout.strip() or None,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
-        "hardware": {"cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(),
+        "hardware": {"cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(), "cpu": cpu_name(),
                      "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
     }
 

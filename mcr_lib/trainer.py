@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import checkpoint, distributed
 from .config import TrainConfig
+from .precision import autocast_dtype
 from .progress import progress
 
 # On the CPU in bf16 the backward pass of fused attention takes several times that of plain matrix products.
@@ -271,15 +272,6 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """What to compute matrix products in; None: float32. 'auto' is bf16 on CUDA and on CPUs with matrix units (AMX);
-    on other CPUs bf16 is slower than float32, vector instructions for it or not."""
-    if precision == "auto":
-        fast = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_amx_tile_supported())
-        return torch.bfloat16 if fast else None
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
 
 
 class _Stop:

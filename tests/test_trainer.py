@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from mcr_lib import checkpoint, run_folder
+from mcr_lib import checkpoint, precision, run_folder
 from mcr_lib.config import ConfigError, TrainConfig, resolve
 from mcr_lib.data import IMAGE_MEAN, IMAGE_STD, TrainBatches, epoch_order, prepare_images
 from mcr_lib.trainer import Trainer, learning_rate
@@ -253,3 +253,27 @@ def test_a_folder_with_an_older_tokenizer_is_taken_over(tmp_path):
     again = train_tokenizer(words, 120, tmp_path / "a")
     fresh = train_tokenizer(words, 120, tmp_path / "b")
     assert vocabulary_sha256(again) == vocabulary_sha256(fresh)
+
+
+@pytest.mark.parametrize("maker, amx, avx512, dtype", [
+    ("GenuineIntel Xeon", False, True, None), ("GenuineIntel Xeon", True, True, torch.bfloat16),
+    ("AuthenticAMD AMD EPYC", False, True, torch.bfloat16), ("AuthenticAMD AMD EPYC", False, False, None),
+    (None, False, False, None)])
+def test_automatic_precision_is_bf16_where_that_is_faster(monkeypatch, maker, amx, avx512, dtype):
+    monkeypatch.setattr(precision, "cpu_name", lambda: maker)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert precision.autocast_dtype("auto", CPU) is dtype
+    assert precision.autocast_dtype("auto", torch.device("cuda")) is torch.bfloat16
+    assert precision.autocast_dtype("fp32", CPU) is None
+
+
+def test_the_name_of_the_cpu(monkeypatch, tmp_path):
+    one = "processor\t: {}\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel name\t: AMD EPYC\nflags\t\t: fpu vme\n\n"
+    (tmp_path / "cpuinfo").write_text(one.format(0) + one.format(1))
+    monkeypatch.setattr(precision, "_CPUINFO", tmp_path / "cpuinfo")
+    assert precision.cpu_name.__wrapped__() == "AuthenticAMD AMD EPYC"
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nCPU implementer\t: 0x41\n")  # as ARM has it
+    assert precision.cpu_name.__wrapped__() is None
+    monkeypatch.setattr(precision, "_CPUINFO", tmp_path / "none")
+    assert precision.cpu_name.__wrapped__() is None
