@@ -58,35 +58,33 @@ class PairData:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, index: np.ndarray) -> tuple[Tensor, Tensor, Tensor, tuple[int, ...]]:
-        """Rows of this split → pixels (N, 1, S, S) uint8, input_ids (N, T), attention_mask (N, T), on the CPU, and the
-        padded length of each of the groups of reports that are encoded together."""
+    def read(self, index: np.ndarray, *, epochs: np.ndarray | None = None, seed: int = 0,
+             augment: bool = False) -> tuple[list[Tensor], tuple[int, ...]]:
+        """Rows of this split, on the CPU: pixels (N, 1, S, S) uint8, what a Batch holds from input_ids to pairs, and if
+        asked for the noise (N, 6) that augments; beside these the padded length of each of the groups of reports that
+        are encoded together. epochs (N,): in which epoch each is seen."""
         pixels = torch.from_numpy(self.pixels[self.rows[index]])[:, None]
-        input_ids, attention_mask = pad([self.ids[i] for i in index], self.pad_token_id)
+        input_ids, attention_mask = map(torch.from_numpy, pad([self.ids[i] for i in index], self.pad_token_id))
         groups = np.array_split(self.lengths[index], min(TEXT_GROUPS, len(index)))
-        lengths = tuple(int(padded_length(group)) for group in groups)
-        return pixels, torch.from_numpy(input_ids), torch.from_numpy(attention_mask), lengths
+        pairs = torch.from_numpy(np.array(index))
+        epoch = torch.zeros_like(pairs) if epochs is None else torch.from_numpy(epochs)
+        streams = [(self.model.num_patches, IMAGE_STREAM), (input_ids.shape[1], TEXT_STREAM), (6, AUGMENT_STREAM)]
+        image, text, *augmenting = (counter_noise(seed, epoch, pairs, *s) for s in streams[:2 + augment])
+        return ([pixels, input_ids, attention_mask, image, text, pairs, *augmenting],
+                tuple(int(padded_length(group)) for group in groups))
 
-    def batch(self, index: np.ndarray, device: torch.device, *, epochs: np.ndarray | None = None, seed: int = 0,
-              augment: bool = False) -> Batch:
-        """The pairs at `index` (N,) as a Batch on the device; epochs (N,): in which epoch each is seen."""
-        return self.to_device(self.read(index), index, device, epochs=epochs, seed=seed, augment=augment)
+    def batch(self, index: np.ndarray, device: torch.device, **seen) -> Batch:
+        """The pairs at `index` (N,) as a Batch on the device; seen: see `read`."""
+        return self.to_device(self.read(index, **seen), device)
 
-    def to_device(self, read, index: np.ndarray, device: torch.device, *, epochs=None, seed=0, augment=False) -> Batch:
-        *tensors, text_lengths = read
-        pixels, input_ids, attention_mask = (
-            (t.pin_memory() if device.type == "cuda" else t).to(device, non_blocking=True) for t in tensors
-        )
-        pairs = torch.from_numpy(np.array(index)).to(device, non_blocking=True)
-        epoch = torch.zeros_like(pairs) if epochs is None else torch.from_numpy(epochs).to(device, non_blocking=True)
-        images = prepare_images(pixels, self.model.img_size, self.model.in_chans,
-                                counter_noise(seed, epoch, pairs, 6, AUGMENT_STREAM) if augment else None)
-        return Batch(
-            images, input_ids, attention_mask,
-            counter_noise(seed, epoch, pairs, self.model.num_patches, IMAGE_STREAM),
-            counter_noise(seed, epoch, pairs, input_ids.shape[1], TEXT_STREAM),
-            pairs, text_lengths,
-        )
+    def to_device(self, read: tuple[list[Tensor], tuple[int, ...]], device: torch.device) -> Batch:
+        """What `read` gives, as a Batch on the device. On a CPU this is not the reader's work: its threads would take
+        the cores from the step (a quarter fewer pairs per second)."""
+        tensors, text_lengths = read
+        pixels, *others = ((t.pin_memory() if device.type == "cuda" else t).to(device, non_blocking=True)
+                           for t in tensors)
+        images = prepare_images(pixels, self.model.img_size, self.model.in_chans, *others[5:])
+        return Batch(images, *others[:5], text_lengths)
 
 
 def prepare_images(pixels: Tensor, img_size: int, in_chans: int, noise: Tensor | None = None) -> Tensor:
@@ -119,7 +117,7 @@ def _scale(pixels: Tensor, size: int) -> Tensor:
     """
     N, _, S, _ = pixels.shape
     if pixels.device.type == "cpu":
-        pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, -N % 4)).view(-1, 4, S, S)
+        pixels = (F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, -N % 4)) if N % 4 else pixels).view(-1, 4, S, S)
     else:
         pixels = pixels.float()
     x = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
@@ -171,20 +169,18 @@ class TrainBatches:
 
     def __call__(self, start: int, stop: int) -> Iterator[list[Batch]]:
         """This process's share of steps start … stop − 1, each as `accumulation` parts, read ahead by a thread."""
-        parts = self.config.accumulation
-        for reads in _read_ahead(self._reads(start, stop, parts)):
-            yield [
-                self.data.to_device(read, index, self.device, epochs=epochs, seed=self.config.seed,
-                                    augment=self.config.augment)
-                for read, index, epochs in reads
-            ]
+        for reads in _read_ahead(self._reads(start, stop)):
+            yield [self.data.to_device(read, self.device) for read in reads]
 
-    def _reads(self, start: int, stop: int, parts: int):
+    def _reads(self, start: int, stop: int):
+        config = self.config
         for step in range(start, stop):
             index, epochs = (x[distributed.share(len(x))] for x in self.index(step))
-            pieces = zip(np.array_split(index, parts), np.array_split(epochs, parts), strict=True)
+            pieces = zip(np.array_split(index, config.accumulation), np.array_split(epochs, config.accumulation),
+                         strict=True)
             orders = [(i, e, np.argsort(self.data.lengths[i], kind="stable")) for i, e in pieces]
-            yield [(self.data.read(i[o]), i[o], e[o]) for i, e, o in orders]  # short reports beside short ones
+            yield [self.data.read(i[o], epochs=e[o], seed=config.seed, augment=config.augment)
+                   for i, e, o in orders]  # short reports beside short ones
 
 
 def _read_ahead(source: Iterator, depth: int = 2) -> Iterator:

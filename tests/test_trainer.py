@@ -155,7 +155,7 @@ def test_epoch_order_depends_on_seed_and_epoch_only():
 def test_an_error_while_reading_reaches_the_user(phantom, tmp_path, monkeypatch):
     from mcr_lib.data import PairData
 
-    def broken(*_args):
+    def broken(*_args, **_kwargs):
         raise OSError("the disk went away")
 
     monkeypatch.setattr(PairData, "read", broken)

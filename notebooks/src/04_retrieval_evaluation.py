@@ -62,7 +62,7 @@ def kind_of(row: int, hit) -> str:
 
 
 drawn = np.random.default_rng(lesson.seed).choice(N, 3, replace=False)
-queries = [{"gray": pairs.read(np.array([row]))[0][0, 0] / 255, "own": texts[row],
+queries = [{"gray": pairs.read(np.array([row]))[0][0][0, 0] / 255, "own": texts[row],
             "hits": [(hit.score, hit.report, kind_of(row, hit))
                      for hit in index.search(image_features[row], k=3, distinct=True)]} for row in drawn]
 lesson.figure(plotting.top_reports(queries), "top_reports", "The first three reports found for three images")
