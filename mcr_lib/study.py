@@ -58,11 +58,11 @@ def study(data: Path, out: Path, *, arms: str = "core", seeds: str = "5", profil
 
 
 def reduced(data: Path, out: Path, profile: str, *, device: torch.device, command: str = "") -> dict:
-    """A study small enough for `make reproduce`: three arms, two seeds, a sixtieth of the steps, costs twice, and
-    the reports found by 40 queries scored (METEOR takes longer than such a training)."""
-    steps = max(2, round((resolve(profile).train.steps or 6000) / 60))
+    """A study small enough for `make reproduce`: three arms, two seeds, a hundredth of the steps, costs twice, and
+    the reports found by 20 queries scored (METEOR takes longer than such a training)."""
+    steps = max(2, round((resolve(profile).train.steps or 6000) / 100))
     return study(data, out, arms="mcr-mba,mcr-abm,two-stream-mba", seeds="2", profile=profile,
-                 settings={"steps": steps}, device=device, command=command, cost_repeats=2, scored=40)
+                 settings={"steps": steps}, device=device, command=command, cost_repeats=2, scored=20)
 
 
 # ---------------------------------------------------------------------------------------------------- what to run
