@@ -36,15 +36,12 @@ def main(data: Annotated[Path, typer.Option()], runs: Annotated[Path, typer.Opti
                 if not (run / "manifest.json").exists():
                     run_folder.train(data, run, config, resume=(run / "config.yaml").exists(), device=where)
                 run_folder.evaluate(run, data, split="validate", device=where, command=command)
-    measured = {arm.name: {f"{rate:g}": runs / f"{arm.name}-{rate:g}" / "metrics.json" for rate in RATES}
-                for arm in GROUPS["core"]}
-    if missing := [path for paths in measured.values() for path in paths.values() if not path.exists()]:
-        print(f"{len(missing)} runs are still to be done, {missing[0].parent.name} among them: {out} is not written")
+    folders = {arm.name: {f"{rate:g}": runs / f"{arm.name}-{rate:g}" for rate in RATES} for arm in GROUPS["core"]}
+    if missing := [run for of_arm in folders.values() for run in of_arm.values()
+                   if not (run / "metrics.json").exists()]:
+        print(f"{len(missing)} runs are still to be done, {missing[0].name} among them: {out} is not written")
         return
-    found = {arm: {rate: json.loads(path.read_text()) for rate, path in paths.items()}
-             for arm, paths in measured.items()}
-    rows = {arm: {rate: {"rsum": r["rsum"], "interval": r["interval"]["rsum"]} for rate, r in rates.items()}
-            for arm, rates in found.items()}
+    rows = {arm: {rate: _row(run) for rate, run in of_arm.items()} for arm, of_arm in folders.items()}
     for arm, rates in rows.items():
         print(f"{arm:24s}", *(f"{rate}: {row['rsum']:6.1f}  " for rate, row in rates.items()))
     run_folder.write_json(out, {
@@ -52,6 +49,12 @@ def main(data: Annotated[Path, typer.Option()], runs: Annotated[Path, typer.Opti
         "profile": profile, "steps": steps, "rates": RATES, "arms": rows,
         "best": {arm: max(rates, key=lambda rate: rates[rate]["rsum"]) for arm, rates in rows.items()},
         "data": run_folder.describe_data(data), **run_folder.provenance(command)})
+
+
+def _row(run: Path) -> dict:
+    metrics, trained = (json.loads((run / name).read_text()) for name in ("metrics.json", "manifest.json"))
+    return {"rsum": metrics["rsum"], "interval": metrics["interval"]["rsum"],
+            "precision": trained["precision"], "commit": trained["commit"]}
 
 
 if __name__ == "__main__":

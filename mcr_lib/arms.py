@@ -1,8 +1,8 @@
 """The arms of the study: names and the config keys that make them. Data only; who trains them is in study.py.
 
 An arm differs from the profile in these keys and in nothing else: same seeds, batches, masks, initial weights of what
-arms share, and hyper-parameters. No arm has numbers of its own: of three learning rates the profile’s was the best on
-validation for each of the core arms (benchmarks/choose.py).
+arms share, and hyper-parameters. No arm has numbers of its own: of three learning rates the profile's was on validation
+the best for each of the core arms, or within noise of it (benchmarks/choose.py).
 """
 
 from __future__ import annotations
