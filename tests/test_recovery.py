@@ -169,11 +169,11 @@ def train_with_a_bad_disk(data, run) -> None:
 
     read, calls = PairData.read, []
 
-    def reading(self, index):
+    def reading(self, index, **seen):
         calls.append(index)
         if len(calls) == 5 and distributed.rank() == 1:
             raise OSError("the disk went away")
-        return read(self, index)
+        return read(self, index, **seen)
 
     PairData.read = reading
     train(data, run, FAST)
