@@ -79,7 +79,7 @@ class PairData:
 
     def to_device(self, read: tuple[list[Tensor], tuple[int, ...]], device: torch.device) -> Batch:
         """What `read` gives, as a Batch on the device. On a CPU this is not the reader's work: its threads would take
-        the cores from the step (a quarter fewer pairs per second)."""
+        the cores from the step."""
         tensors, text_lengths = read
         pixels, *others = ((t.pin_memory() if device.type == "cuda" else t).to(device, non_blocking=True)
                            for t in tensors)
