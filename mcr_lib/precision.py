@@ -24,7 +24,7 @@ def cpu_name() -> str | None:
 
 def bf16_is_fast(device: torch.device) -> bool:
     """Whether bf16 beats float32: on CUDA, on CPUs with matrix units for it (AMX), and on AMD's with AVX-512 for it
-    (Zen 4), where MKL takes half the width for float32. On Intel's with AVX-512 alone float32 is faster."""
+    (tried on one, a Zen 4). On the one other CPU without matrix units that was tried float32 was faster."""
     if device.type == "cuda":
         return True
     amd = "AuthenticAMD" in (cpu_name() or "") and torch.cpu._is_avx512_bf16_supported()
