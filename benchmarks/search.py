@@ -115,7 +115,7 @@ def measure_search(folder: Path, size: int, width: int, n_queries: int, dtype: s
     return {"rows": size, "width": width, "stored_as": dtype, "queries": n_queries, "k": 10,
             "load_milliseconds": round(1000 * load, 2), "seconds": seconds, "seconds_for_one_query": one,
             "memory_before_bytes": before, "peak_memory_bytes": memory(), "file_bytes": bulk(path),
-            "low_precision": [str(t).removeprefix("torch.") for t in coarse_dtypes(queries.device)],
+            "low_precision": [str(t).removeprefix("torch.") for t in coarse_dtypes(queries)],
             "equals_brute_force": oracle_agrees(index, queries[:8], 10)}
 
 

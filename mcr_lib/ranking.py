@@ -28,6 +28,7 @@ from torch import Tensor
 from .precision import bf16_is_fast
 
 KS = (1, 5, 10)
+MANY = 10             # queries from which a first pass in bfloat16 pays
 TIE = 1e-9           # two normalised scores that agree to this are equal
 TIE_RULE = "pessimistic: an irrelevant item that scores like a relevant one (nine decimals) ranks before it"
 FEW = 256            # below one in so many, scores are computed again one by one; above, the block as a whole
@@ -103,9 +104,11 @@ def _full_float32(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def coarse_dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
-    """Low precisions worth trying, the coarsest first: bfloat16 only where a CPU is fast at it."""
-    return (torch.bfloat16, torch.float32) if device.type == "cpu" and bf16_is_fast(device) else (torch.float32,)
+def coarse_dtypes(queries: Tensor) -> tuple[torch.dtype, ...]:
+    """Low precisions worth trying for queries (Q, D), the coarsest first: bfloat16 only where a CPU is fast at it, and
+    for at least MANY queries: for one, bringing the gallery to bfloat16 takes longer than it saves."""
+    coarse = queries.device.type == "cpu" and len(queries) >= MANY and bf16_is_fast(queries.device)
+    return (torch.bfloat16, torch.float32) if coarse else (torch.float32,)
 
 
 def ranks(queries: Tensor, gallery: Tensor, query_group: Tensor, gallery_group: Tensor,
@@ -229,7 +232,7 @@ def top_k(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]], k: int, size
     not depend on them.
     """
     unit = F.normalize(queries.double())                                                  # (Q, D)
-    dtypes = coarse_dtypes(queries.device) if dtypes is None else dtypes
+    dtypes = coarse_dtypes(queries) if dtypes is None else dtypes
     best = torch.full((len(queries), k), EMPTY, device=queries.device)
     for rows, gallery in blocks:
         low = {dtype: gallery.to(dtype).T for dtype in dtypes}                                # each (D, g)

@@ -409,3 +409,11 @@ def test_cuda_finds_the_same(tmp_path):
         for distinct in (False, True):
             expected = index.topk(unit(3, 8), 5, "texts", distinct)[1]
             assert one.topk(unit(3, 8).cuda(), 5, "texts", distinct)[1].equal(expected)
+
+
+def test_one_query_is_not_made_to_wait_for_bfloat16(monkeypatch):
+    monkeypatch.setattr(ranking, "bf16_is_fast", lambda device: True)
+    assert ranking.coarse_dtypes(torch.ones(1, 4)) == (torch.float32,)
+    assert ranking.coarse_dtypes(torch.ones(ranking.MANY, 4)) == (torch.bfloat16, torch.float32)
+    monkeypatch.setattr(ranking, "bf16_is_fast", lambda device: False)
+    assert ranking.coarse_dtypes(torch.ones(1000, 4)) == (torch.float32,)
