@@ -2,10 +2,12 @@
 
 Not a copy to keep: it is derived from images/ and can be deleted and packed again. Row i is row i of the
 manifest, letterboxed (longer side = size, black around it). `store/{size}.json` says from which data set it
-was made, so a store that no longer fits is refused.
+was made, so a store that no longer fits is refused; when the data set has grown, `store/{size}.rows` says which image
+each row came from, and only new images are read.
 """
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -23,7 +25,8 @@ CHUNK = 64  # images per job
 def pack(directory, size: int, processes: int | None = None) -> Path:
     """Write `store/{size}.npy`, resuming an earlier attempt, or do nothing if it is there; → its path.
 
-    Several processes may call it at once: one packs, the others wait for it.
+    Rows of an older store whose image files are unchanged (path, bytes, time of change) are copied from it. Several
+    processes may call it at once: one packs, the others wait for it.
     """
     directory = Path(directory)
     table, about = folder.read(directory), describe(directory, size)
@@ -32,23 +35,39 @@ def pack(directory, size: int, processes: int | None = None) -> Path:
         path.parent.mkdir(exist_ok=True)
         with folder.locked(path.parent / ".lock"):
             if not _fits(path, about):
-                _write(path, [str(directory / image) for image in table.image_path], about, processes)
+                _write(path, table.image_path.tolist(), about, processes)
     return path
 
 
 def _write(path: Path, images: list[str], about: dict, processes: int | None) -> None:
     part, done_file, size = path.with_suffix(".part"), path.with_suffix(".done"), about["size"]
+    rows_file, files = path.with_suffix(".rows"), [_file(path.parent.parent, image) for image in images]
+    known = {}
+    if path.exists() and path.with_suffix(".json").exists() and rows_file.exists():
+        known = {file: row for row, file in enumerate(rows_file.read_text().splitlines())}
     done = _begin(part, done_file, about)
-    jobs = [(str(part), first, images[first:first + CHUNK], size)
-            for first in range(0, len(images), CHUNK) if first not in done]
+    old = [known.get(file, -1) for file in files]
+    paths = [str(path.parent.parent / image) for image in images]
+    jobs = [(str(part), first, paths[first:first + CHUNK], size, str(path), old[first:first + CHUNK])
+            for first in range(0, len(paths), CHUNK) if first not in done]
     with done_file.open("a") as log:
         for first in each(_pack_chunk, jobs, processes, f"pack {size}", batch=1):
             log.write(f"{first}\n")
             log.flush()
     path.with_suffix(".json").unlink(missing_ok=True)  # from here there is no store, never a wrong one
     os.replace(part, path)
+    rows_file.write_text("\n".join(files) + "\n")
     folder.write_json(path.with_suffix(".json"), about)
     done_file.unlink()
+
+
+def _file(directory: Path, image: str) -> str:
+    """What tells an image file from another, or from an older one of its name, in one line."""
+    try:
+        about = (directory / image).stat()
+    except OSError:
+        return json.dumps([image])  # reading it says what is wrong
+    return json.dumps([image, about.st_size, about.st_mtime_ns])
 
 
 def open_store(directory, size: int) -> np.memmap:
@@ -95,12 +114,13 @@ def _begin(part: Path, done_file: Path, about: dict) -> set[int]:
     return set()
 
 
-def _pack_chunk(part: str, first: int, paths: list[str], size: int) -> int:
-    """Fill rows first … of the array; → first."""
+def _pack_chunk(part: str, first: int, paths: list[str], size: int, older: str, old_rows: list[int]) -> int:
+    """Fill rows first … of the array, from the older store where it has them (−1: it has not); → first."""
     rows = np.load(part, mmap_mode="r+")
-    for row, path in enumerate(paths, first):
+    old = np.load(older, mmap_mode="r") if max(old_rows) >= 0 else None
+    for row, (path, old_row) in enumerate(zip(paths, old_rows, strict=True), first):
         try:
-            rows[row] = letterbox(read_gray(path, size), size)
+            rows[row] = old[old_row] if old_row >= 0 else letterbox(read_gray(path, size), size)
         except ImageError as error:
             raise DataError(f"{path}: {error}; run the same data_prep command again") from error
     rows.flush()

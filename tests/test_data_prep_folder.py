@@ -2,6 +2,7 @@
 
 import errno
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -132,18 +133,18 @@ def test_pack_letterboxes_in_row_order(tmp_path):
     assert store.shape == (70, 16, 16) and store.dtype == np.uint8 and isinstance(store, np.memmap)
     assert [int(image[8, 8]) for image in store] == [int(pair[1:]) + 5 for pair in table.pair_id]
     assert (store[:, :, [0, -1]] == 0).all() and (store[:, 0, 8] > 0).all()  # 40 × 30: black left and right
-    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [".lock", "16.json", "16.npy"]
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [".lock", "16.json", "16.npy", "16.rows"]
 
 
 def test_pack_resumes_after_an_interruption(tmp_path, monkeypatch):
     folder.finish(tmp_path, rows(tmp_path, 150), **FINISH)
     chunk, calls = pack._pack_chunk, []
 
-    def interrupted(part, first, paths, size):
+    def interrupted(part, first, *rest):
         calls.append(first)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return chunk(part, first, paths, size)
+        return chunk(part, first, *rest)
 
     monkeypatch.setattr(pack, "_pack_chunk", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -154,6 +155,23 @@ def test_pack_resumes_after_an_interruption(tmp_path, monkeypatch):
     pack.pack(tmp_path, 16)
     assert calls == [0, 64, 64, 128]
     assert pack.open_store(tmp_path, 16)[:, 8, 8].min() == 5
+
+
+def test_a_store_of_data_that_have_grown_reads_only_new_and_changed_images(tmp_path, monkeypatch):
+    made = rows(tmp_path, 70)
+    folder.finish(tmp_path, made[:66], **FINISH)
+    pack.pack(tmp_path, 16)
+    Image.new("L", (30, 40), 200).save(tmp_path / made[3]["image_path"])  # another image under the same name
+    read, seen = pack.read_gray, []
+    monkeypatch.setattr(pack, "read_gray", lambda path, size: seen.append(Path(path).name) or read(path, size))
+    folder.finish(tmp_path, made[::-1], **FINISH)
+    pack.pack(tmp_path, 16)
+    assert sorted(seen) == sorted(Path(row["image_path"]).name for row in [made[3], *made[66:]])
+    grown = np.array(pack.open_store(tmp_path, 16))
+    for file in (tmp_path / "store").iterdir():
+        file.unlink()
+    pack.pack(tmp_path, 16)
+    np.testing.assert_array_equal(grown, pack.open_store(tmp_path, 16))
 
 
 def test_stale_store_and_full_disk_are_refused(tmp_path, monkeypatch):
