@@ -77,14 +77,14 @@ def search(
     device: Device = "auto",
 ):
     """Find images for a sentence, or reports for an image."""
-    from . import run_folder
+    from . import index_build, run_folder
 
     if (text is None) == (image is None):
         raise UsageError("give either --text or --image")
     device = run_folder.pick_device(device)
     model, tokenizer = run_folder.load(run, device)
     query = run_folder.encode_query(model, tokenizer, text=text, image=image)
-    index = run_folder.build_index(run, data, device=device)
+    index = index_build.build_index(run, data, device=device)
     among, distinct = ("images", False) if text else ("texts", True)
     if faiss:
         from .approximate import Approximate

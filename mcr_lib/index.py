@@ -67,6 +67,13 @@ class Index:
             self._frame = self._arrow.drop_columns([KEY]).to_pandas()
         return self._frame
 
+    def column(self, name: str) -> pd.Series:
+        """One column of the manifest rows, (N,), without reading the others. ValueError if there is none."""
+        try:
+            return self._frame[name] if self._arrow is None else self._arrow[name].to_pandas()
+        except KeyError:
+            raise ValueError(f"this index has no column {name!r}") from None
+
     def check(self, model_hash: str) -> None:
         """Raise a ValueError if the features were made by another model than the one that asks."""
         if model_hash != self.model_hash:

@@ -1,5 +1,5 @@
-"""A run from data set folder to run folder: train, load, encode, evaluate, index. The command line and the
-notebooks call these few functions; the model, the loop and the measurement stand in their own files.
+"""A run from data set folder to run folder: train, load, encode, evaluate. The command line and the notebooks call
+these few functions. Not here: the model, the loop, the measurement, the search index of a run (index_build.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from data_prep import images
 
 from . import checkpoint, distributed, retrieval
 from .config import ConfigError, RunConfig, read_config
-from .data import PairData, TrainBatches, prepare_images, store_size, table_of
+from .data import PairData, TrainBatches, prepare_images, store_size
 from .masking import random_masking
 from .modality_gap import modality_gap
 from .model import MCR
@@ -38,7 +37,6 @@ from .progress import progress
 from .tokenizer import load_tokenizer, tokenize, train_tokenizer, vocabulary_sha256
 from .trainer import Trainer
 
-INDEX_CHUNK = 16_384  # pairs encoded before they are written to a search index
 VALIDATE = 1024  # pairs looked at when a checkpoint is written: seconds, so that the best one can be kept
 
 
@@ -132,7 +130,7 @@ def _prepare(data: Path, run: Path, config: RunConfig, *, resume: bool, device: 
 
 def _validate(model: MCR, pairs: PairData, device: torch.device) -> float:
     """rsum, 0–600, of the first VALIDATE pairs, whole images and reports; NaN where the features are."""
-    image_features, text_features = encode(model, pairs, device, most=VALIDATE)
+    image_features, text_features = encode(model, pairs, device, rows=np.arange(len(pairs))[:VALIDATE])
     if not (image_features.isfinite().all() and text_features.isfinite().all()):
         return float("nan")
     shown = pairs.table[:VALIDATE]
@@ -187,14 +185,14 @@ def _checkpoint(run: Path, best: bool = False) -> Path:
 
 @torch.inference_mode()
 def encode(model: MCR, pairs: PairData, device: torch.device, *, masked: bool = False, batch_size: int = 128,
-           first: int = 0, most: int | None = None) -> tuple[Tensor, Tensor]:
-    """Both features of every pair of a split, or of `most` from `first` on: unit vectors (N, common_dim), in the order
-    of its rows, on the CPU. Of several processes each encodes a share; all get the whole.
+           rows: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    """Both features of every pair of a split, or of its `rows` (N,): unit vectors (N, common_dim), in their order, on
+    the CPU. Of several processes each encodes a share; all get the whole.
 
     masked: encode what training would have seen (the same mask rates, epoch 0) instead of whole images and reports.
     """
     model.eval()
-    rows = np.arange(len(pairs))[first:][:most]
+    rows = np.arange(len(pairs)) if rows is None else rows
     rows = rows[distributed.share(len(rows))]
     none = torch.empty(0, model.config.common_dim)  # a share may be empty
     image_features, text_features = [none], [none]
@@ -269,38 +267,6 @@ def read_manifest(run: Path) -> dict:
     keys = ("profile", "seed", "steps", "training_seconds", "training_pairs", "parameters", "precision",
             "peak_memory_bytes", "command")
     return {key: manifest[key] for key in keys}
-
-
-def build_index(run: Path, data: Path, *, split: str | None = None, device: torch.device) -> retrieval.Index:
-    """The search index of a data set (one split, or None for all), kept in the run folder and reused while both the
-    weights and the data are the same. Built a chunk at a time, on disk, and named only when it is whole."""
-    run = Path(run)
-    about = {"weights": weights_sha256(run), "data": describe_data(data)["sha256"], "split": split}
-    where = run / "index" / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-    if not where.exists():
-        model, tokenizer = load(run, device)
-        views = read_config(run / "config.yaml").train.views
-        partial = where.with_name(f".{where.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        index = None
-        for name in [split] if split else sorted(data_folder.read(data)["split"].unique()):
-            part = PairData(data, name, tokenizer, model.config, views)
-            table = table_of(part)
-            for first in range(0, len(part), INDEX_CHUNK):
-                features = encode(model, part, device, first=first, most=INDEX_CHUNK)
-                rows = table[first:first + INDEX_CHUNK]
-                if index is None:
-                    retrieval.Index(*features, rows, about["weights"]).save(partial)
-                    index = retrieval.Index.load(partial)
-                else:
-                    index.add(*features, rows, about["weights"])
-        partial.rename(where)
-    try:
-        index = retrieval.Index.load(where)
-        index.check(about["weights"])
-    except ValueError as error:
-        raise RunError(f"{error} (remove {where}: the next search makes it anew)") from None
-    return index
 
 
 @torch.inference_mode()

@@ -16,11 +16,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep import folder
 from mcr_lib import index as index_module
-from mcr_lib import ranking
+from mcr_lib import index_build, ranking
 from mcr_lib.approximate import Approximate
 from mcr_lib.index import Index
 from mcr_lib.ranking import TIE, error_bound, top_k
+from mcr_lib.run_folder import RunError
+
+CPU = torch.device("cpu")
 
 
 def unit(rows, width, seed=0, dtype=torch.float32):
@@ -366,22 +370,62 @@ def test_without_faiss_it_is_one_clear_line(monkeypatch):
 # --- the command
 
 def test_the_index_of_a_run_is_built_in_chunks_and_reused(phantom, smoke_run, tmp_path, monkeypatch):
-    from mcr_lib import run_folder
-
     run = tmp_path / "run"      # a copy: the run is shared with other tests, and its index is damaged here
     shutil.copytree(smoke_run, run, ignore=shutil.ignore_patterns("index"))
-    once = run_folder.build_index(run, phantom, split="test", device=torch.device("cpu"))
+    once = index_build.build_index(run, phantom, split="test", device=CPU)
     once.path.rename(run / "once")
-    monkeypatch.setattr(run_folder, "INDEX_CHUNK", 7)
-    index = run_folder.build_index(run, phantom, split="test", device=torch.device("cpu"))
+    monkeypatch.setattr(index_build, "CHUNK", 7)
+    index = index_build.build_index(run, phantom, split="test", device=CPU)
     assert torch.allclose(index.features["images"], once.features["images"], atol=1e-5) and len(index) == len(once) > 7
     pd.testing.assert_frame_equal(index.table, Index.load(run / "once").table)
-    monkeypatch.setattr(run_folder, "encode", None)      # the second time nothing is encoded
-    assert len(run_folder.build_index(run, phantom, split="test", device=torch.device("cpu"))) == len(index)
+    monkeypatch.setattr(index_build, "encode", None)      # the second time nothing is encoded
+    assert len(index_build.build_index(run, phantom, split="test", device=CPU)) == len(index)
     about = json.loads((index.path / "index.json").read_text())
     (index.path / "index.json").write_text(json.dumps(about | {"model_hash": "another"}))
-    with pytest.raises(run_folder.RunError, match="built by model another"):
-        run_folder.build_index(run, phantom, split="test", device=torch.device("cpu"))
+    with pytest.raises(RunError, match="built by model another"):
+        index_build.build_index(run, phantom, split="test", device=CPU)
+
+
+def test_the_index_of_data_that_have_grown_encodes_only_what_is_new(phantom, smoke_run, tmp_path, monkeypatch):
+    run, data, encode, counts = tmp_path / "run", tmp_path / "data", index_build.encode, []
+    shutil.copytree(smoke_run, run, ignore=shutil.ignore_patterns("index"))
+    shutil.copytree(phantom, data)
+    table = folder.read(phantom)
+    monkeypatch.setattr(index_build, "CHUNK", 20)
+
+    def as_it_is(rows):
+        about = folder.read_json(data / "dataset.json")
+        rows.to_parquet(data / "manifest.parquet")
+        folder.write_json(data / "dataset.json", about | {"sha256": folder.content_sha256(data, rows)})
+
+    def counted(model, part, device, rows):
+        counts.append(len(rows))
+        if len(counts) == dies_at:
+            raise KeyboardInterrupt
+        return encode(model, part, device, rows=rows)
+
+    monkeypatch.setattr(index_build, "encode", counted)
+    dies_at, test = 0, (table["split"] == "test").sum()
+    as_it_is(table.drop(table.index[table["split"] == "train"][-30:]).reset_index(drop=True))
+    small = index_build.build_index(run, data, device=CPU)
+    assert sum(counts) == len(small) == len(table) - 30
+    table.loc[table["split"] == "test", "report"] += " No pneumothorax."      # the same images, other reports
+    as_it_is(table)
+    counts.clear()
+    dies_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        index_build.build_index(run, data, device=CPU)
+    done, dies_at = counts[0], 0
+    counts.clear()
+    grown = index_build.build_index(run, data, device=CPU)      # goes on where it was interrupted
+    assert sum(counts) == 30 + test - done
+    assert [p.name for p in (run / "index").iterdir() if p.name != ".lock"] == [grown.path.name] == [small.path.name]
+    monkeypatch.setattr(index_build, "encode", encode)
+    shutil.rmtree(run / "index")
+    anew = index_build.build_index(run, data, device=CPU)
+    pd.testing.assert_frame_equal(grown.table, anew.table)
+    for side in ("images", "texts"):
+        torch.testing.assert_close(grown.features[side], anew.features[side], atol=1e-5, rtol=0)
 
 
 def test_search_by_faiss_prints_its_recall(phantom, smoke_run, monkeypatch, capsys):

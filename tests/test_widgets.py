@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from mcr_lib import answers, run_folder, widgets
+from mcr_lib import answers, index_build, run_folder, widgets
 from mcr_lib.data import PairData
 from mcr_lib.retrieval import HIT_COLUMNS, Index
 
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 def loaded(smoke_run, phantom):
     """(model, tokenizer, index of the test split, its pairs)."""
     model, tokenizer = run_folder.load(smoke_run)
-    index = run_folder.build_index(smoke_run, phantom, split="test", device=CPU)
+    index = index_build.build_index(smoke_run, phantom, split="test", device=CPU)
     return model, tokenizer, index, PairData(phantom, "test", tokenizer, model.config)
 
 

@@ -34,7 +34,7 @@ from IPython.display import display
 from PIL import Image
 
 from data_prep.images import letterbox, read_gray
-from mcr_lib import plotting, run_folder
+from mcr_lib import index_build, plotting, run_folder
 from mcr_lib.answers import Searcher
 from mcr_lib.data import prepare_images, store_size
 from mcr_lib.grounding import (
@@ -58,7 +58,7 @@ runs = {"MbA": lesson.train(), "AbM": lesson.train("mcr-abm", alignment="abm")}
 searchers = {}
 for name, run in runs.items():
     model, tokenizer = run_folder.load(run, lesson.device)
-    index = run_folder.build_index(run, lesson.data, split="test", device=lesson.device)
+    index = index_build.build_index(run, lesson.data, split="test", device=lesson.device)
     searchers[name] = Searcher(index, model, tokenizer)
 mba, abm = searchers["MbA"], searchers["AbM"]
 
