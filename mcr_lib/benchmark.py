@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import get_args
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -252,9 +253,10 @@ def measure_steps(config: RunConfig, pairs: int, rounds: int, device: torch.devi
     del eager, timed, calls, machine
     gc.collect()
     if not cuda:
-        os.environ |= ALLOCATOR  # read by the processes started from here on
-        for name in progress(list(subjects(model)), desc="memory", leave=False):
-            with multiprocessing.get_context("spawn").Pool(1) as own:
-                rows[name, "full"]["peak_bytes"] = own.apply(_peak_of_own_process, (name, config.model_dump(), pairs))
+        with patch.dict(os.environ, ALLOCATOR):  # read by the processes started here
+            for name in progress(list(subjects(model)), desc="memory", leave=False):
+                with multiprocessing.get_context("spawn").Pool(1) as own:
+                    peak = own.apply(_peak_of_own_process, (name, config.model_dump(), pairs))
+                rows[name, "full"]["peak_bytes"] = peak
     return list(rows.values())
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -71,6 +71,7 @@ def train(data: Path, run: Path, config: RunConfig, *, resume: bool = False, dev
     checkpoint the rsum of VALIDATE pairs of the split `validate` is measured, and the best one kept. Started by
     torchrun, all processes call this alike; the first one writes.
     """
+    commit()  # before the hours in which the checkout may move on
     data, run = Path(data), Path(run)
     trainer, config, tokenizer = distributed.together(
         lambda: _prepare(data, run, config, resume=resume, device=device, callbacks=callbacks))
@@ -299,14 +300,20 @@ def describe_data(data: Path) -> dict:
     return {key: about[key] for key in ("name", "synthetic", "text_policy", "sha256")}
 
 
+@cache
+def commit() -> str | None:
+    """The commit this code is of, `-dirty` if it differs: as it was at the first call, since what a process has loaded
+    stays what it was when the checkout moves on. None outside git."""
+    git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=Path(__file__).parent.parent,
+                         capture_output=True, text=True)
+    return git.stdout.strip() or None
+
+
 def provenance(command: str | None = None) -> dict:
     """What a result file must say about where it came from: command, commit, versions, hardware, time."""
-    root = Path(__file__).parent.parent
-    git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=root,
-                         capture_output=True, text=True)
     packages = ("torch", "torchvision", "timm", "transformers", "tokenizers", "numpy")
     return {
-        "command": command, "commit": git.stdout.strip() or None,
+        "command": command, "commit": commit(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "hardware": {"cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(), "cpu": cpu_name(),

@@ -98,3 +98,11 @@ def test_import_is_cheap_and_help_needs_no_torch():
     assert "MCRConfig" in out and "Trainer" in out
     help_text = subprocess.run([sys.executable, "-m", "mcr_lib", "train", "--help"], capture_output=True, text=True)
     assert help_text.returncode == 0 and "--profile" in help_text.stdout
+
+
+def test_results_name_the_commit_that_was_loaded_not_the_one_checked_out_since(monkeypatch):
+    from mcr_lib import run_folder
+
+    loaded = run_folder.provenance()["commit"]
+    monkeypatch.setattr(run_folder.subprocess, "run", None)  # git is not asked again
+    assert run_folder.provenance("a command")["commit"] == loaded
