@@ -1,5 +1,5 @@
 """What the notebooks share: checked parameters, data and runs made once and reused, figures, tables and claims that
-are kept as files beside the executed notebook. Not here: how a figure is drawn (plotting.py), the page that
+are kept as files beside the executed notebook. Not here: how a figure is drawn (plotting), the page that
 collects them (report.py).
 
     lesson = Lesson.begin("03_training", globals())     # the cell after `parameters`

@@ -1,6 +1,6 @@
 """The study's figures, from what lies in its folder: the spread over seeds, the paper's Fig. 3, 4 and 5. Written to
 OUT/figures. Those of features and texts (Fig. 4's clouds, Fig. 5) need the run folders and the data set; on patients'
-data they hold patients' text and stay where they are. Not here: how a picture is drawn (plotting.py).
+data they hold patients' text and stay where they are. Not here: how a picture is drawn (plotting).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ imports ipywidgets.
 A widget only binds inputs to a `draw` method from their values to HTML, which tests call without a browser. Every
 input has a label, and what goes wrong is said in a status line, for exceptions in callbacks are seen by nobody. Where
 no kernel answers (papermill, exported HTML, a page on the web) the same picture stands as plain HTML.
-Not here: how a question is answered (answers.py), how a picture is drawn (plotting.py).
+Not here: how a question is answered (answers.py), how a picture is drawn (plotting).
 """
 
 from __future__ import annotations
