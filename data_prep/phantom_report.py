@@ -1,4 +1,4 @@
-"""Reports for the drawn chest radiographs: what a radiologist might dictate about the findings in `phantom`.
+"""Reports for the drawn chest radiographs: what a radiologist might dictate about the findings of a study.
 
 Not a language model and not copied from reports: templates with alternatives in [one|two] and slots in {braces}.
 A report says only what is to be seen in the image, with the attributes that were drawn (now and then one is left
@@ -8,10 +8,8 @@ out), plus the usual negatives, in the manner of de-identified public reports (`
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from data_prep.phantom import Draw, Finding
+from data_prep.phantom_case import Draw, Finding
 
 # Dials of the text.
 STOCK_NORMAL = 0.7            # share of normal studies with one of the stock reports, word for word

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from data_prep import phantom, phantom_report
+from data_prep import phantom, phantom_body, phantom_case, phantom_report
 from mcr_lib.findings import mentions
 
 ZONE_WORDS = {"upper": "upper", "middle": "mid|lingula", "lower": "lower|base"}
@@ -33,9 +33,9 @@ def texts():
     """(findings, report) of 1,000 studies, without drawing them."""
     rows = []
     for index in range(1000):
-        found = phantom.make_findings(0, index)
-        draw = phantom.Draw(0, phantom.REPORT, index)
-        rows.append((found, phantom_report.write_report(draw, found, phantom._body(0, index).incidental)))
+        found = phantom_case.make_findings(0, index)
+        draw = phantom_case.Draw(0, phantom_case.REPORT, index)
+        rows.append((found, phantom_report.write_report(draw, found, phantom_body.body_of(0, index).incidental)))
     return rows
 
 
@@ -85,13 +85,13 @@ def test_png_is_read_back_as_the_same_pixels():
     assert pixels.dtype == np.uint8 and pixels.shape[1] == 256 and 224 <= pixels.shape[0] <= 304
 
 
-@pytest.mark.parametrize("label", phantom.KINDS)
+@pytest.mark.parametrize("label", phantom_case.KINDS)
 def test_a_finding_is_inside_its_box_and_only_there(label):
     """Against the same study without the finding: differs clearly inside the box, hardly outside."""
-    indices = [i for i in range(500) if label in [finding.label for finding in phantom.make_findings(0, i)]]
+    indices = [i for i in range(500) if label in [finding.label for finding in phantom_case.make_findings(0, i)]]
     assert len(indices) >= 8
     for index in indices[:3]:
-        found = phantom.make_findings(0, index)
+        found = phantom_case.make_findings(0, index)
         pixels, boxes = phantom.draw_findings(0, index, found)
         without, _ = phantom.draw_findings(0, index, [finding for finding in found if finding.label != label])
         box = next(box for box in boxes if box.label == label)
@@ -154,7 +154,7 @@ def test_only_normal_reports_are_repeated(texts):
     abnormal = [sections for found, sections in texts if found]
     normal = [sections for found, sections in texts if not found]
     assert len(set(abnormal)) == len(abnormal)
-    expected = phantom.CHRONIC_COUNT[0] * phantom.ACUTE_COUNT[0]
+    expected = phantom_case.CHRONIC_COUNT[0] * phantom_case.ACUTE_COUNT[0]
     assert abs(len(normal) / len(texts) - expected) < 0.03
     stock = np.mean([sections in phantom_report.STOCK for sections in normal])
     assert abs(stock - phantom_report.STOCK_NORMAL) < 0.15
@@ -163,13 +163,13 @@ def test_only_normal_reports_are_repeated(texts):
 
 def test_number_of_findings(texts):
     counts = np.bincount([len(found) for found, _ in texts])
-    most = phantom.CHRONIC_COUNT[2] * phantom.ACUTE_COUNT[2]
+    most = phantom_case.CHRONIC_COUNT[2] * phantom_case.ACUTE_COUNT[2]
     assert len(counts) == 5 and abs(counts[4] / counts.sum() - most) < 0.03
 
 
 @pytest.mark.parametrize("studies", [100, 700, 2000])
 def test_splits_are_by_patient_with_steady_shares(studies):
-    rows = pd.DataFrame([phantom._patient(0, index) for index in range(studies)], columns=["patient", "split"])
+    rows = pd.DataFrame([phantom_case.patient_of(0, index) for index in range(studies)], columns=["patient", "split"])
     assert rows.groupby("patient").split.nunique().max() == 1
     shares = rows.split.value_counts(normalize=True)
     assert abs(shares["test"] - 0.1) < 0.03 and abs(shares["validate"] - 0.1) < 0.03
@@ -178,10 +178,11 @@ def test_splits_are_by_patient_with_steady_shares(studies):
 
 
 def test_a_patient_keeps_body_and_lasting_findings():
-    first = next(i for i in range(100) if phantom._patient(0, i)[0] == phantom._patient(0, i + 1)[0])
-    one, two = phantom._body(0, first), phantom._body(0, first + 1)
+    first = next(i for i in range(100) if phantom_case.patient_of(0, i)[0] == phantom_case.patient_of(0, i + 1)[0])
+    one, two = phantom_body.body_of(0, first), phantom_body.body_of(0, first + 1)
     assert (one.fat, one.heart, one.diaphragms) == (two.fat, two.heart, two.diaphragms)
-    lasting = [{f for f in phantom.make_findings(0, i) if phantom.KINDS[f.label].chronic} for i in (first, first + 1)]
+    lasting = [{f for f in phantom_case.make_findings(0, i) if phantom_case.KINDS[f.label].chronic}
+               for i in (first, first + 1)]
     assert lasting[0] == lasting[1]
 
 
