@@ -157,10 +157,6 @@ class Canvas:
             np.maximum(cover, 1.0 - (ex * ex + ey * ey) * (1.0 / (reach * reach)), out=cover)
         layer[y0:y1, x0:x1] += cover * value
 
-    def rib_v(self, rib: int, p: float) -> float:
-        """v of the middle of a posterior rib at distance `p` from the midline."""
-        return (rib + 0.5) * 0.092 + self.arch(p)
-
     def arch(self, p):
         return (p - 0.3) * (p - 0.3) * 0.32 + p * p * p * p * 0.10 - 0.03
 
