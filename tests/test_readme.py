@@ -1,0 +1,39 @@
+"""The README says what is there: its table of claims is the command's output, its links and modules exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mcr_lib import verdict
+from mcr_lib.config import parse_settings, resolve
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+
+
+def test_the_claims_are_what_the_command_prints():
+    names = re.search(r"study --table benchmarks/results/study_\{([a-z_,]+)\}\.json`", TEXT)[1].split(",")
+    files = [ROOT / "benchmarks" / "results" / f"study_{name}.json" for name in names]
+    assert sorted(files) == sorted((ROOT / "benchmarks" / "results").glob("study_*.json"))
+    between = TEXT.split("<!-- claims -->\n")[1].split("\n<!-- end of claims -->")[0]
+    assert between.strip() == verdict.tables(files).strip(), "python -m mcr_lib study --table …, see there"
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:|#)([^)]+)\)", TEXT))))
+def test_links_lead_somewhere(target):
+    assert (ROOT / target.split("#")[0]).exists()
+
+
+def test_the_map_names_every_module_once():
+    section = TEXT.split("## How it is built")[1].split("\n## ")[0]
+    named = re.findall(r"`([a-z_ ]+)`", "\n".join(line for line in section.splitlines() if line.startswith("|")))
+    named = [name for names in named for name in names.split()]
+    there = {path.stem for path in (ROOT / "mcr_lib").glob("*.py")} - {"__init__", "__main__"} | {"plotting"}
+    assert sorted(named) == sorted(there)
+
+
+def test_the_settings_it_shows_are_accepted():
+    shown = re.findall(r"--set ([a-z_]+=[\w.-]+)", TEXT)
+    assert len(shown) > 5
+    resolve("demo", parse_settings([s for s in shown if "_weights" not in s]))
