@@ -62,8 +62,9 @@ def mask_report(
     M = round((T − 2) · mlm_probability), at least 1, follows from the shape: nothing is read back from the device.
     """
     T = input_ids.shape[1]
-    special = torch.isin(input_ids, torch.tensor(special_token_ids, device=input_ids.device))
-    ordinary = attention_mask.bool() & ~special
+    ordinary = attention_mask.bool()
+    for token in special_token_ids:  # as numbers: a tensor of them would have to be sent to the device, which waits
+        ordinary = ordinary & (input_ids != token)
     num_masked = (ordinary.sum(1) * mlm_probability).round().long()  # N
     M = max(1, round((T - 2) * mlm_probability))
     noise = noise.masked_fill(~ordinary, 2.0)  # never chosen
