@@ -16,7 +16,7 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
 from pygments.formatters import HtmlFormatter
 
-from . import paper, verdict
+from . import claims, paper
 from .lesson import ROOT, collected
 
 STYLE = """
@@ -133,12 +133,12 @@ def _cell(value) -> str:
     return f"<td>{html.escape(str(value))}</td>"
 
 
-def _claims(claims: list[dict]) -> str:
-    if not claims:
+def _claims(found: list[dict]) -> str:
+    if not found:
         return ""
     rows = "".join(f"<li>{MARK[c['holds']]} {html.escape(c['sentence'])}"
                    + ('' if c["holds"] is not None else ' <span class="badge">not checked in this profile</span>')
-                   + "</li>" for c in claims)
+                   + "</li>" for c in found)
     return f"<p>Sentences of the text that this run checked:</p><ul class=claims>{rows}</ul>"
 
 
@@ -169,14 +169,14 @@ def _study(content: dict) -> str:
     tables = _rows(content["claims"])
     if content.get("variants"):
         tables += "<p>Variants of MCR, by the same rule:</p>" + _rows(content["variants"])
-    return (f"<p>{html.escape(verdict.headline(content))}. A row is made again by <code>"
+    return (f"<p>{html.escape(claims.headline(content))}. A row is made again by <code>"
             f"{html.escape(content['repeat'])}</code>, with the arms of its last column.</p>{tables}"
             f'<p class="soft">{html.escape(content["rule"])}</p>')
 
 
 def _rows(rows: list[dict]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in verdict.HEAD)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in verdict.cells(row)) + "</tr>"
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in claims.HEAD)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in claims.cells(row)) + "</tr>"
                    for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
 

@@ -1,4 +1,4 @@
-"""The study: arms × seeds, one run folder each, one result file each, and from these the verdicts (verdict.py).
+"""The study: arms × seeds, one run folder each, one result file each, and from these the verdicts (claims.py).
 
     OUT/runs/<arm>-seed<n>/     run folders, as `train` leaves them
     OUT/results/<arm>-seed<n>.json   what was measured of it: numbers only, query by query; no text, no patient's name
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import nlg, run_folder, verdict
+from . import claims, nlg, run_folder
 from .arms import ARMS, GROUPS, Arm, chosen
 from .config import ConfigError, RunConfig, read_config, resolve
 from .run_folder import RunError, write_json
@@ -196,13 +196,13 @@ def summarise(out: Path, *, profile: str, settings: dict, command: str) -> dict:
     repeat = f"python -m mcr_lib study --data DIR --out OUT --seeds {count} --profile {profile}{changed} --arms …"
     by_arm = {arm: sorted((r for r in found if r["arm"] == arm), key=lambda r: r["seed"]) for arm in ARMS}
     content = {
-        "study": found[0]["data"]["name"], "command": command, "rule": verdict.RULE,
+        "study": found[0]["data"]["name"], "command": command, "rule": claims.RULE,
         **{k: v for k, v in run_folder.provenance().items() if k in ("commit", "time")},
         "data": found[0]["data"], "profile": profile, "settings": settings,
         "seeds": sorted({r["seed"] for r in found}), "gallery": _gallery(found[0]),
         "trained_on": _distinct([{"hardware": r["hardware"], "versions": r["versions"], "commit": r["commit"]}
                                  for r in found]),
-        "claims": verdict.rows(found, costs["frameworks"]), "variants": verdict.variant_rows(found), "repeat": repeat,
+        "claims": claims.rows(found, costs["frameworks"]), "variants": claims.variant_rows(found), "repeat": repeat,
         "null_control": [{"arm": r["arm"], "seed": r["seed"], **r["both_orders"]} for r in found if "both_orders" in r],
         "arms": {arm: _arm(runs) for arm, runs in by_arm.items() if runs},
         "cost": costs, "config": {k: found[0]["config"][k] for k in ("model", "train")},

@@ -1,6 +1,6 @@
 """What the study measures of one finished run: ranks query by query, the gap at start, middle and end of training, the
 curves of Fig. 3, and of the null control its weights read in both orders. Numbers only: no text, no patient's name.
-Not here: which runs there are (study.py), and what follows from them (verdict.py).
+Not here: which runs there are (study.py), and what follows from them (claims.py).
 """
 
 from __future__ import annotations

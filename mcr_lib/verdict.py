@@ -1,5 +1,5 @@
-"""From result files to verdicts: the effect of each claim, its 95 % interval over seeds and test patients together,
-and what follows. The rule (RULE) was written down before the runs. It reads numbers only: no model, no data set.
+"""How a claim is judged: an effect's 95 % interval over seeds and test patients together, and what follows from it. It
+reads numbers only: no model, no data set. Not here: which effects, and the rule in words (claims.py).
 
 **The interval.** Every measure here is a mean over test queries, so a run has a value and, for each patient, the
 influence on it: how much the value would move if that patient counted a little more. An effect is a weighted sum of
@@ -18,31 +18,15 @@ The gallery is fixed: the interval speaks of other patients asked about this gal
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
 
-from . import paper
-from .arms import GROUPS
-
 KS = (1, 5, 10)
 LEVEL, POWER = 0.95, 0.80
-MUCH_LESS = 0.8  # 'much less memory and time': the paper's public part names no number; we ask for a fifth less
-NOT_MEASURED = "not measured here"
-RULE = (
-    "Written before the runs. Each claim is one effect, its direction fixed in advance; a difference is judged "
-    f"against 0, a ratio of costs against {MUCH_LESS}. If its {LEVEL:.0%} interval lies wholly on the claimed side the "
-    "claim is supported, wholly on the other side contradicted, else undecided; fewer than 2 seeds decide nothing. The "
-    "smallest detectable effect is the one that this study's rule would have found in "
-    f"{POWER:.0%} of repetitions, as a distance from that value. Intervals are not adjusted for the number of claims. "
-    "Measured on the test split at the last step. All arms have the profile's numbers; none was tuned for an arm."
-)
 
 
 @dataclass(frozen=True)
@@ -142,174 +126,3 @@ def measure(result: dict, name: str) -> tuple[float, np.ndarray | None]:
         parts = [(np.array(test["pairs"][plain]), np.arange(len(patient)))]
     return (float(sum(values.mean() for values, _ in parts)),
             sum(patient_influence(values, query, patient) for values, query in parts))
-
-
-# ------------------------------------------------------------------------------------------------------ the claims
-
-@dataclass(frozen=True)
-class Claim:
-    """A row: which sentence of the paper (index into paper.CLAIMS, or words where it is our own), what is compared on
-    which measure, and in which direction the claim points. `contrast`: arm → weight; for ratios the two arms are the
-    frameworks whose cost is divided, first by second."""
-
-    of: int | str
-    what: str
-    measure: str
-    contrast: dict
-    better: int = 1
-    ratio: bool = False
-    unit: str = ""
-
-
-def _minus(first: str, second: str) -> dict:
-    return {first: 1.0, second: -1.0}
-
-
-POINTS = "points of RSum (0–600)"
-CLAIMS = (
-    Claim(0, "state of the art on MIMIC-CXR", "", {}),
-    Claim(0, "MCR against two-stream, equal steps", "rsum", _minus("mcr-mba", "two-stream-mba"), unit=POINTS),
-    Claim(0, "MCR against two-stream, equal time", "rsum", _minus("mcr-mba@time", "two-stream-mba"), unit=POINTS),
-    Claim(0, "MCR against contrastive on whole input, equal steps", "rsum", _minus("mcr-mba", "contrastive-mba"),
-          unit=POINTS),
-    Claim(0, "MCR against contrastive on masked input, equal steps", "rsum",
-          _minus("mcr-mba", "contrastive-masked-mba"), unit=POINTS),
-    # competition of a framework: the recall that reconstruction costs the contrastive task of the same input
-    Claim(1, "recall that adding reconstruction costs: two-stream's loss minus MCR's loss", "rsum",
-          {"contrastive-mba": 1.0, "two-stream-mba": -1.0, "contrastive-masked-mba": -1.0, "mcr-mba": 1.0},
-          unit=POINTS),
-    Claim(1, "agreement of the tasks' gradients on the encoders at the end, MCR minus two-stream", "gradient_agreement",
-          _minus("mcr-mba", "two-stream-mba"), unit="cosine"),
-    Claim(2, "peak memory of a training step, MCR / two-stream", "peak_bytes", _minus("mcr", "two-stream"), -1, True,
-          "ratio"),
-    Claim(2, "seconds of a training step, MCR / two-stream", "seconds", _minus("mcr", "two-stream"), -1, True, "ratio"),
-    Claim(3, "MbA against AbM, recall of MCR", "rsum", _minus("mcr-mba", "mcr-abm"), unit=POINTS),
-    Claim(3, "MbA against AbM, recall, mean of the four frameworks", "rsum",
-          {f"{f}-{a}": 0.25 * sign for f in ("contrastive", "contrastive-masked", "two-stream", "mcr")
-           for a, sign in (("mba", 1), ("abm", -1))}, unit=POINTS),
-    Claim(3, "MbA against AbM, modality gap of MCR", "gap_distance", _minus("mcr-mba", "mcr-abm"), -1,
-          unit="gap (0–2)"),
-    Claim(3, "MbA against AbM, distance of true pairs of MCR", "alignment", _minus("mcr-mba", "mcr-abm"), -1,
-          unit="squared distance (0–4)"),
-    Claim("(our control)", "null control: linear map and mean, the two orders trained apart (no effect exists)", "rsum",
-          _minus("null-mba", "null-abm"), unit=POINTS),
-)
-# each beside MCR with MbA as the profile has it, whose masks and weights are the paper's and ours
-VARIANTS = (
-    *(Claim(3, f"MbA against AbM, recall of MCR, {how}", "rsum", _minus(f"{arm}-mba", f"{arm}-abm"), unit=POINTS)
-      for arm, how in (("pool-mean", "aggregated by the mean"), ("pool-attention", "by attention"),
-                       ("pool-max", "by the maximum"), ("linear", "mapped linearly"))),
-    *(Claim("(our choices)", f"{what} is better than {other}", "rsum", _minus("mcr-mba", arm), unit=POINTS)
-      for arm, what, other in (
-          *((f"pool-{p}-mba", "the maximum", name) for p, name in (("mean", "the mean"), ("attention", "attention"))),
-          ("linear-mba", "the perceptron", "a linear map"),
-          *((arm.name, "masking 50 % of the image and 25 % of the report",
-             f"{100 * arm.settings['mask_ratio']:g} % and {100 * arm.settings['mlm_probability']:g} %")
-            for arm in GROUPS["mask"] if arm.name != "mask-0.5-0.25"),
-          *((arm.name, "weighting L_mim by 1 and L_mrm by 1",
-             "{image_reconstruction_weight:g} and {text_reconstruction_weight:g}".format(**arm.settings))
-            for arm in GROUPS["weights"]))),
-)
-
-
-def effects(results: list[dict], name: str, contrast: dict) -> tuple[list[int], np.ndarray, np.ndarray | None]:
-    """Of a contrast: the seeds that all its arms have (S), the effect per seed (S,), the influence (S, P) or None."""
-    by = {(r["arm"], r["seed"]): r for r in results}
-    seeds = sorted(set.intersection(*({seed for arm, seed in by if arm == wanted} for wanted in contrast)))
-    values, influences = [], []
-    for seed in seeds:
-        measured = [(weight, *measure(by[arm, seed], name)) for arm, weight in contrast.items()]
-        values.append(sum(weight * value for weight, value, _ in measured))
-        if measured[0][2] is not None:
-            influences.append(sum(weight * influence for weight, _, influence in measured))
-    return seeds, np.array(values), np.array(influences) if influences else None
-
-
-def rows(results: list[dict], costs: dict | None) -> list[dict]:
-    """Every claim as a row: what the README, the report page and study.json show. costs: what step_cost.py measured,
-    framework → measure → a value per repeat. A row's `arms` are what --arms takes to repeat it."""
-    return [_row(claim, results, costs) for claim in CLAIMS]
-
-
-def variant_rows(results: list[dict]) -> list[dict]:
-    """The VARIANTS of which there are results, judged by the same rule."""
-    return [row for row in (_row(variant, results, None) for variant in VARIANTS) if row["verdict"] != NOT_MEASURED]
-
-
-def _row(claim: Claim, results: list[dict], costs: dict | None) -> dict:
-    row = {"claim": paper.CLAIMS[claim.of].what if isinstance(claim.of, int) else claim.of,
-           "measured": claim.what, "unit": claim.unit, "effect": None, "interval": None, "verdict": NOT_MEASURED,
-           "detectable": None, "repeats": 0, "arms": "mcr-mba" if claim.ratio else ",".join(claim.contrast)}
-    if not claim.contrast:
-        return row
-    if claim.ratio:
-        if not costs:
-            return row
-        first, second = (np.array(costs[framework][claim.measure]) for framework in claim.contrast)
-        found = interval(np.log(first / second))
-        low, high, effect = np.exp([found.low, found.high, found.effect])
-        return row | {"effect": effect, "interval": [low, high], "repeats": len(first), "detectable":
-                      MUCH_LESS * (1 - np.exp(-found.detectable)), "verdict": judge(low, high, MUCH_LESS, -1)}
-    seeds, values, influence = effects(results, claim.measure, claim.contrast)
-    if len(seeds) < 2:
-        one = {"effect": float(values[0]), "verdict": "undecided", "repeats": 1} if len(seeds) else {}
-        return row | one
-    found = interval(values, influence)
-    return row | {"effect": found.effect, "interval": [found.low, found.high], "detectable": found.detectable,
-                  "verdict": judge(found.low, found.high, 0.0, claim.better), "repeats": len(seeds)}
-
-
-def tables(files: list[Path]) -> str:
-    """The claims of study.json files as Markdown, each under what it was measured on; other JSON files are named."""
-    parts = []
-    for path in files:
-        content = json.loads(Path(path).read_text())
-        if "claims" not in content:
-            print(f"{path}: holds no claims, passed over", file=sys.stderr)
-            continue
-        parts += [f"{headline(content)}; `{Path(path).name}`. A row is made again by `{content['repeat']}`, with the "
-                  "arms of its last column.", "", markdown(content["claims"]), ""]
-        if content.get("variants"):
-            parts += ["Variants of MCR, by the same rule:", "", markdown(content["variants"]), ""]
-    return "\n".join(parts)
-
-
-def headline(content: dict) -> str:
-    """What a study was made of, in one line."""
-    steps = sorted({arm["steps"] for arm in content["arms"].values()})
-    where = sorted({run["hardware"]["gpu"] or f"{run['hardware']['cpus']} CPU cores" for run in content["trained_on"]})
-    commits = sorted({run["commit"] or "unknown" for run in content["trained_on"]})
-    gallery = content["gallery"]
-    return (f"{content['study']}{' (synthetic)' if content['data']['synthetic'] else ''}, profile "
-            f"{content['profile']}, {len(content['seeds'])} seeds, {' / '.join(map(str, steps))} steps, gallery "
-            f"{gallery['images']} images and {gallery['distinct_texts']} distinct reports of {gallery['patients']} "
-            f"patients, on {', '.join(where)}, trained at commit {', '.join(commits)}")
-
-
-HEAD = ("claim", "measured", "effect [95 % interval]", "verdict", "smallest detectable", "arms")
-
-
-def cells(row: dict) -> tuple[str, ...]:
-    """A row in words and figures, one text per column of HEAD."""
-    digits = 1 if row["unit"] == POINTS else 3
-    sign = "" if row["unit"] == "ratio" else "+"
-    effect = "–" if row["effect"] is None else f"{row['effect']:{sign}.{digits}f}"
-    if row["interval"]:
-        low, high = (f"{end:{sign}.{digits}f}" for end in row["interval"])
-        effect += f" [{low}, {high}] {row['unit']}, {row['repeats']} {'runs' if row['unit'] == 'ratio' else 'seeds'}"
-    detectable = "–" if row["detectable"] is None else f"{row['detectable']:.{digits}f}"
-    return row["claim"], row["measured"], effect, row["verdict"], detectable, row["arms"] or "–"
-
-
-def markdown(row_list: list[dict]) -> str:
-    """The rows as the README's table: a claim's text once, and what was not measured in one line below."""
-    lines, above = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"], None
-    for row in row_list:
-        if row["verdict"] != NOT_MEASURED:
-            claim, measured, effect, found, *rest = cells(row)
-            lines.append(f"| {'' if claim == above else claim} | {measured} | {effect} | **{found}** | "
-                         f"{' | '.join(rest)} |")
-            above = claim
-    if missing := [row["measured"] for row in row_list if row["verdict"] == NOT_MEASURED]:
-        lines += ["", f"Not measured here: {'; '.join(missing)}."]
-    return "\n".join(lines)

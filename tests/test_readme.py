@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mcr_lib import verdict
+from mcr_lib import claims
 from mcr_lib.config import parse_settings, resolve
 
 ROOT = Path(__file__).parent.parent
@@ -17,7 +17,7 @@ def test_the_claims_are_what_the_command_prints():
     files = [ROOT / "benchmarks" / "results" / f"study_{name}.json" for name in names]
     assert sorted(files) == sorted((ROOT / "benchmarks" / "results").glob("study_*.json"))
     between = TEXT.split("<!-- claims -->\n")[1].split("\n<!-- end of claims -->")[0]
-    assert between.strip() == verdict.tables(files).strip(), "python -m mcr_lib study --table …, see there"
+    assert between.strip() == claims.tables(files).strip(), "python -m mcr_lib study --table …, see there"
 
 
 @pytest.mark.parametrize("page", ["README.md", "benchmarks/RESULTS.md", "benchmarks/SCALING.md"])

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from mcr_lib import paper, report, reproduce, run_folder, verdict
+from mcr_lib import claims, paper, report, reproduce, run_folder
 
 
 def test_page_names_every_claim_and_loads_nothing(tmp_path):
@@ -20,7 +20,7 @@ def test_page_names_every_claim_and_loads_nothing(tmp_path):
 
 def test_a_study_of_this_run_and_a_committed_one_stand_side_by_side_and_say_which_is_which(tmp_path, monkeypatch):
     def content(name, effect):
-        rows = verdict.rows([], None)
+        rows = claims.rows([], None)
         rows[1] |= {"effect": effect, "interval": [effect - 1, effect + 1], "repeats": 3, "verdict": "supported"}
         return {"study": name, "data": {"synthetic": True}, "profile": "smoke", "seeds": [0, 1, 2], "rule": "the rule",
                 "repeat": "study --arms …",

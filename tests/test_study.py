@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks import choose
-from mcr_lib import checkpoint, plotting, run_folder, step_cost, study, study_run, verdict
+from mcr_lib import checkpoint, claims, plotting, run_folder, step_cost, study, study_run, verdict
 from mcr_lib.__main__ import main
 from mcr_lib.arms import ARMS, FRAMEWORKS, GROUPS, chosen
 from mcr_lib.config import ConfigError, read_config, resolve
@@ -73,7 +73,7 @@ def test_an_arm_differs_from_the_profile_in_its_own_keys_only():
         assert {k for k in plain if settings[k] != plain[k]} <= set(arm.settings), arm.name
     assert {a.name for a in GROUPS["core"]} == {f"{f}-{a}" for f in FRAMEWORKS for a in ("mba", "abm")}
     assert [arm.name for arm in chosen("null, mcr-mba,null-mba")] == ["null-mba", "null-abm", "mcr-mba"]
-    for claim in verdict.CLAIMS:
+    for claim in claims.CLAIMS:
         assert all(claim.ratio or arm in ARMS for arm in claim.contrast)
 
 
@@ -144,7 +144,7 @@ def test_a_finished_study_does_nothing_again(phantom, whole, monkeypatch):
     again = study.study(phantom, whole, arms=PLAN, seeds="2", profile="smoke", settings=SETTINGS, device=CPU)
     assert before == {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("*") if path.is_file()}
     costs = json.loads((whole / "cost.json").read_text())["frameworks"]
-    assert again["claims"] == verdict.rows(study.results(whole), costs)
+    assert again["claims"] == claims.rows(study.results(whole), costs)
 
 
 def test_an_interrupted_study_goes_on_and_ends_with_the_same_weights(phantom, whole, tmp_path, monkeypatch):
@@ -261,7 +261,7 @@ def test_the_command_line(phantom, whole, tmp_path, capsys, monkeypatch):
     status, out, err = call(capsys, monkeypatch, "--table", whole / "study.json", other)
     assert status == 0 and "phantom (synthetic), profile smoke, 2 seeds" in out and "phantom_demo.json" in err
     measured = [row for row in json.loads((whole / "study.json").read_text())["claims"] if row["effect"] is not None]
-    assert 0 < len(measured) < len(verdict.CLAIMS) and len(re.findall(r"^\|", out, re.M)) == len(measured) + 2
+    assert 0 < len(measured) < len(claims.CLAIMS) and len(re.findall(r"^\|", out, re.M)) == len(measured) + 2
     settings = [part for k, v in SETTINGS.items() for part in ("--set", f"{k}={v}")]
     status, out, _ = call(capsys, monkeypatch, "--data", phantom, "--out", whole, "--arms", PLAN, "--seeds", "2",
                           "--profile", "smoke", *settings, "--device", "cpu")

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcr_lib import retrieval, verdict
+from mcr_lib import claims, retrieval, verdict
 from mcr_lib.arms import GROUPS
 
 KEYS = {"rsum", "image_to_text_R@1"}
@@ -135,7 +135,7 @@ def study_of(shift, seeds=5, rng=None):
 def test_rows_from_result_files_and_the_table():
     costs = {f: {"seconds": [s, 1.1 * s, s], "peak_bytes": [b, b, b + 1]}
              for f, s, b in (("mcr", 0.5, 60), ("two-stream", 1.0, 100))}
-    rows = verdict.rows(study_of(4.0), costs)
+    rows = claims.rows(study_of(4.0), costs)
     by = {row["measured"]: row for row in rows}
     assert by["MbA against AbM, recall of MCR"]["verdict"] == "supported"
     assert by["MbA against AbM, recall of MCR"]["arms"] == "mcr-mba,mcr-abm"
@@ -143,32 +143,32 @@ def test_rows_from_result_files_and_the_table():
     assert by["seconds of a training step, MCR / two-stream"]["verdict"] == "supported"
     assert by["state of the art on MIMIC-CXR"]["verdict"] == "not measured here"
     assert by["MCR against two-stream, equal steps"]["verdict"] == "not measured here"  # that arm was not run
-    worse = {row["measured"]: row for row in verdict.rows(study_of(-4.0), None)}
+    worse = {row["measured"]: row for row in claims.rows(study_of(-4.0), None)}
     assert worse["MbA against AbM, recall of MCR"]["verdict"] == "contradicted"
     assert worse["seconds of a training step, MCR / two-stream"]["verdict"] == "not measured here"
-    one = {row["measured"]: row for row in verdict.rows(study_of(4.0, seeds=1), None)}
+    one = {row["measured"]: row for row in claims.rows(study_of(4.0, seeds=1), None)}
     assert one["MbA against AbM, recall of MCR"]["verdict"] == "undecided"
     assert one["MbA against AbM, recall of MCR"]["interval"] is None
-    table, missing = verdict.markdown(rows).split("\n\n")
-    measured = [row for row in rows if row["verdict"] != verdict.NOT_MEASURED]
+    table, missing = claims.markdown(rows).split("\n\n")
+    measured = [row for row in rows if row["verdict"] != claims.NOT_MEASURED]
     assert len(table.splitlines()) == len(measured) + 2 and len({line.count("|") for line in table.splitlines()}) == 1
     assert missing.startswith("Not measured here: state of the art on MIMIC-CXR; MCR against two-stream, equal steps;")
     json.dumps(rows)
 
 
 def test_state_of_the_art_can_never_be_claimed():
-    for claim in verdict.CLAIMS:
+    for claim in claims.CLAIMS:
         assert claim.contrast or claim.what == "state of the art on MIMIC-CXR"
 
 
 def test_variants_are_judged_where_they_were_run_and_all_groups_have_a_row():
-    compared = {arm for variant in verdict.VARIANTS for arm in variant.contrast}
+    compared = {arm for variant in claims.VARIANTS for arm in variant.contrast}
     assert compared | {"mask-0.5-0.25"} == {"mcr-mba"} | {
         arm.name for group in ("pooling", "projection", "mask", "weights") for arm in GROUPS[group]}
     results = study_of(4.0)
     for result in [r for r in results if r["arm"] == "mcr-abm"]:
         result["arm"] = "mask-0.9-0.5"
-    (row,) = verdict.variant_rows(results)
+    (row,) = claims.variant_rows(results)
     assert row["measured"] == "masking 50 % of the image and 25 % of the report is better than 90 % and 50 %"
     assert (row["verdict"], row["arms"], row["repeats"]) == ("supported", "mcr-mba,mask-0.9-0.5", 5)
-    assert verdict.variant_rows(results[:1]) == []
+    assert claims.variant_rows(results[:1]) == []
