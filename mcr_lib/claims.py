@@ -178,6 +178,8 @@ def cells(row: dict) -> tuple[str, ...]:
     if row["interval"]:
         low, high = (f"{end:{sign}.{digits}f}" for end in row["interval"])
         effect += f" [{low}, {high}] {row['unit']}, {row['repeats']} {'runs' if row['unit'] == 'ratio' else 'seeds'}"
+    elif row["effect"] is not None:
+        effect += f" {row['unit']}, one seed, no interval"
     detectable = "–" if row["detectable"] is None else f"{row['detectable']:.{digits}f}"
     return row["claim"], row["measured"], effect, row["verdict"], detectable, row["arms"] or "–"
 
