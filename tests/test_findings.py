@@ -61,12 +61,12 @@ def test_coloured_keeps_the_text_and_colours_the_phrases():
 
 def test_every_finding_of_the_phantom_is_found_and_no_other():
     from data_prep import phantom_report
-    from data_prep.phantom import REPORT, Draw, make_findings
-    from data_prep.phantom import _body as body
+    from data_prep.phantom_body import body_of
+    from data_prep.phantom_case import REPORT, Draw, make_findings
 
     for index in range(600):
         drawn = make_findings(11, index)
-        text = " ".join(phantom_report.write_report(Draw(11, REPORT, index), drawn, body(11, index).incidental))
+        text = " ".join(phantom_report.write_report(Draw(11, REPORT, index), drawn, body_of(11, index).incidental))
         stated = {m.finding for m in mentions(text) if m.present} - {"opacity"}
         assert stated == {finding.label for finding in drawn}, text
         sides = {f.label: "both" if f.side == "bilateral" else f.side for f in drawn}
