@@ -7,13 +7,11 @@ whole, and rows beyond its count are overwritten by the next addition. Exact sea
 approximate.py is the other kind. Not here: encoding (run_folder.py).
 """
 
-import fcntl
 import json
 import mmap
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -22,6 +20,8 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from torch import Tensor
+
+from data_prep.folder import locked
 
 from .ranking import check_features, normal_text, top_k
 
@@ -158,7 +158,7 @@ class Index:
         about = {"model_hash": self.model_hash, "pairs": 0, "width": features.shape[1],
                  "dtype": str(features.dtype).removeprefix("torch."), "tables": [],
                  **{side: f"{side}-{generation}.rows" for side in SIDES}}
-        with _locked(path):
+        with locked(path / ".lock"):
             _append(path, about, self.features, _arrow(self.table))
             kept = {"index.json", *(about[side] for side in SIDES), *about["tables"]}
             for old in {*path.glob("*.rows"), *path.glob("*.arrow"), *path.glob("*.ivf")}:
@@ -175,7 +175,7 @@ class Index:
             raise ValueError("this index is in memory only: save it, load it, then add to it")
         self.check(model_hash)
         features, table = _checked(image_features, text_features, table)
-        with _locked(self.path):
+        with locked(self.path / ".lock"):
             about = _read(self.path)
             if features["texts"].shape[1] != about["width"]:
                 raise ValueError(f"{self.path}: the index has width {about['width']}, what is added "
@@ -233,14 +233,6 @@ def _keys(reports: pd.Series) -> pd.Series:
     """64 bits for each report, the same for reports that differ in spaces and case only."""
     return pd.Series([int.from_bytes(blake2b(normal_text(text).encode(), digest_size=8).digest(), signed=True)
                       for text in reports], dtype="int64")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One writer at a time; the lock goes with the process, however it ends."""
-    with (path / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _arrow(table: pd.DataFrame) -> pa.Table:

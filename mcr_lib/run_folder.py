@@ -4,7 +4,6 @@ these few functions. Not here: the model, the loop, the measurement, the search 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from data_prep import folder as data_folder
 from data_prep import images
+from data_prep.folder import write_json
 
 from . import checkpoint, distributed, retrieval
 from .config import ConfigError, RunConfig, read_config
@@ -290,8 +290,7 @@ def encode_query(model: MCR, tokenizer, *, text: str | None = None, image: Path 
 def weights_sha256(run: Path, best: bool = False) -> str:
     """SHA-256 of the newest (or best) checkpoint's weights: the model's name in indexes and result files."""
     path = checkpoint.best(Path(run) / "checkpoints") if best else checkpoint.newest(Path(run) / "checkpoints")[0]
-    with (path / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return data_folder.file_sha256(path / "model.safetensors")
 
 
 def describe_data(data: Path) -> dict:
@@ -327,13 +326,6 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write JSON beside and rename, so that a reader never sees half of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
 
 
 def _make_tokenizer(config: RunConfig, table):
