@@ -111,8 +111,8 @@ def study(
     data: Annotated[Path | None, typer.Option(help="data set folder, made by python -m data_prep")] = None,
     out: Annotated[Path | None, typer.Option(help="the study's folder; what is in it is not done again")] = None,
     seeds: Annotated[str, typer.Option(help="how many, each for every arm; or a part of them: 3-4")] = "5",
-    arms: Annotated[str, typer.Option(help="arms or groups (core, time, null, pooling, projection, mask, weights), "
-                                           "by commas")] = "core",
+    arms: Annotated[str, typer.Option(help="arms or groups (core, time, null, pooling, projection, mask, mask@time, "
+                                           "weights), by commas")] = "core",
     profile: Profile = "demo", settings: Set = [],  # noqa: B006 (typer copies it)
     merge: Annotated[list[Path], typer.Option(help="another study's folder, made on another machine")] = [],  # noqa: B006
     table: Annotated[bool, typer.Option("--table", help="print the claims of study.json FILES as Markdown")] = False,

@@ -13,16 +13,17 @@ from .config import ConfigError
 
 FRAMEWORKS = ("contrastive", "contrastive-masked", "two-stream", "mcr")
 ALIGNMENTS = ("mba", "abm")
+IMAGE_MASKS, TEXT_MASKS = (0.0, 0.25, 0.5, 0.75, 0.9), (0.0, 0.25, 0.5)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """`settings`: config keys on top of the profile. With `equal_time` it gets as many steps as fit into the time that
-    two-stream takes for the profile's steps, by the measured seconds of a step (step_cost.py)."""
+    """`settings`: config keys on top of the profile. With `time_of` it gets as many steps as fit into the time that
+    this framework takes for the profile's steps, by the measured seconds of a step (step_cost.py)."""
 
     name: str
     settings: dict = field(hash=False)
-    equal_time: bool = False
+    time_of: str | None = None
 
 
 def _core(framework: str, alignment: str, **settings) -> dict:
@@ -32,14 +33,18 @@ def _core(framework: str, alignment: str, **settings) -> dict:
 GROUPS: dict[str, tuple[Arm, ...]] = {
     "core": tuple(Arm(f"{f}-{a}", _core(f, a)) for f in FRAMEWORKS for a in ALIGNMENTS),
     # the same, with the steps that two-stream's time allows
-    "time": tuple(Arm(f"{f}-{a}@time", _core(f, a), True) for f in FRAMEWORKS if f != "two-stream" for a in ALIGNMENTS),
+    "time": tuple(Arm(f"{f}-{a}@time", _core(f, a), "two-stream")
+                  for f in FRAMEWORKS if f != "two-stream" for a in ALIGNMENTS),
     # a linear map and the mean: both orders are the same function, so any difference is noise
     "null": tuple(Arm(f"null-{a}", _core("mcr", a, projection="linear", pooling="mean")) for a in ALIGNMENTS),
     "pooling": tuple(Arm(f"pool-{p}-{a}", _core("mcr", a, pooling=p))
                      for p in ("mean", "attention", "max") for a in ALIGNMENTS),
     "projection": tuple(Arm(f"linear-{a}", _core("mcr", a, projection="linear")) for a in ALIGNMENTS),
     "mask": tuple(Arm(f"mask-{image}-{text}", _core("mcr", "mba", mask_ratio=image, mlm_probability=text))
-                  for image in (0.0, 0.25, 0.5, 0.75, 0.9) for text in (0.0, 0.25, 0.5)),
+                  for image in IMAGE_MASKS for text in TEXT_MASKS),
+    # the same, with the steps that MCR's time at the paper's rates allows: what is masked is not computed
+    "mask@time": tuple(Arm(f"mask-{image}-{text}@time", _core("mcr", "mba", mask_ratio=image, mlm_probability=text),
+                           "mcr") for image in IMAGE_MASKS for text in TEXT_MASKS if (image, text) != (0.5, 0.25)),
     # both reconstruction losses at other weights, and each alone
     "weights": tuple(Arm(f"rec-{image}-{text}", _core("mcr", "mba", image_reconstruction_weight=image,
                                                      text_reconstruction_weight=text))

@@ -98,8 +98,9 @@ VARIANTS = (
           *((f"pool-{p}-mba", "the maximum", name) for p, name in (("mean", "the mean"), ("attention", "attention"))),
           ("linear-mba", "the perceptron", "a linear map"),
           *((arm.name, "masking 50 % of the image and 25 % of the report",
-             f"{100 * arm.settings['mask_ratio']:g} % and {100 * arm.settings['mlm_probability']:g} %")
-            for arm in GROUPS["mask"] if arm.name != "mask-0.5-0.25"),
+             f"{100 * arm.settings['mask_ratio']:g} % and {100 * arm.settings['mlm_probability']:g} %{when}")
+            for group, when in (("mask", ""), ("mask@time", ", equal time")) for arm in GROUPS[group]
+            if arm.name != "mask-0.5-0.25"),
           *((arm.name, "weighting L_mim by 1 and L_mrm by 1",
              "{image_reconstruction_weight:g} and {text_reconstruction_weight:g}".format(**arm.settings))
             for arm in GROUPS["weights"]))),

@@ -1,6 +1,6 @@
-"""What a training step of each framework costs at the same encoders: FLOPs, seconds, peak memory. Each is measured in
-a fresh process of its own, so that no framework profits from what another left behind. Not here: where the FLOPs
-go, part by part (notebook 03), and training itself.
+"""What a training step costs, of each framework at the same encoders or of other configurations: FLOPs, seconds, peak
+memory. Each is measured in a fresh process of its own, so that none profits from what another left behind. Not here:
+where the FLOPs go, part by part (notebook 03), and training itself.
 """
 
 from __future__ import annotations
@@ -60,28 +60,32 @@ def _child(config: dict, device: str, sender) -> None:
     sender.close()
 
 
-def frameworks(config: RunConfig, device: torch.device, repeats: int = REPEATS) -> dict[str, dict]:
-    """framework → {seconds, peak_bytes: a list, one per repeat; flops: per pair}, all else as in `config`.
+def frameworks(config: RunConfig) -> dict[str, RunConfig]:
+    """`config` with each framework in turn, all else the same."""
+    return {f: config.model_copy(update={"model": config.model.model_copy(update={"framework": f})})
+            for f in FRAMEWORKS}
 
-    The frameworks take turns, so that what slows the machine down for a while slows all of them. RunError if a
-    measuring process dies (out of memory).
+
+def measured(configs: dict[str, RunConfig], device: torch.device, repeats: int = REPEATS) -> dict[str, dict]:
+    """name → {seconds, peak_bytes: a list, one per repeat; flops: per pair} of a step of each configuration.
+
+    They take turns, so that what slows the machine down for a while slows all of them. RunError if a measuring process
+    dies (out of memory).
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mcr_lib.step_cost"])  # torch is imported once; each child starts clean from there
-    configs = {f: config.model_copy(update={"model": config.model.model_copy(update={"framework": f})})
-               for f in FRAMEWORKS}
-    found = {f: {"seconds": [], "peak_bytes": [], "flops": step_flops(c)} for f, c in configs.items()}
-    for framework in progress(FRAMEWORKS * repeats, desc="cost of a step", unit="process", leave=False):
+    found = {name: {"seconds": [], "peak_bytes": [], "flops": step_flops(c)} for name, c in configs.items()}
+    for name in progress(list(configs) * repeats, desc="cost of a step", unit="process", leave=False):
         receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(target=_child, args=(configs[framework].model_dump(mode="json"), str(device), sender))
+        child = context.Process(target=_child, args=(configs[name].model_dump(mode="json"), str(device), sender))
         child.start()
         sender.close()
         try:
-            measured = receiver.recv()
+            values = receiver.recv()
         except EOFError:
-            raise run_folder.RunError(f"the process that measured a step of {framework} died, most likely out of "
+            raise run_folder.RunError(f"the process that measured a step of {name} died, most likely out of "
                                       "memory; try --set batch_size=…") from None
         child.join()
-        for key, value in measured.items():
-            found[framework][key].append(value)
+        for key, value in values.items():
+            found[name][key].append(value)
     return found

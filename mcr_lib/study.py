@@ -20,11 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import claims, nlg, run_folder
+from . import claims, nlg, run_folder, step_cost
 from .arms import ARMS, GROUPS, Arm, chosen
 from .config import ConfigError, RunConfig, read_config, resolve
 from .run_folder import RunError, write_json
-from .step_cost import REPEATS, frameworks
 from .study_run import keep_middle, measure
 from .trainer import TrainingStopped
 
@@ -34,7 +33,7 @@ ABOUT = ("versions", "hardware", "commit", "time")
 
 def study(data: Path, out: Path, *, arms: str = "core", seeds: str = "5", profile: str = "demo",
           settings: dict | None = None, device: torch.device, command: str = "", merge: tuple[Path, ...] = (),
-          cost_repeats: int = REPEATS, scored: int = nlg.MOST) -> dict:
+          cost_repeats: int = step_cost.REPEATS, scored: int = nlg.MOST) -> dict:
     """Train and measure what is missing of arms × seeds ('5': 0 … 4; '3-4': these), then judge all in OUT/results.
 
     Seed by seed, all arms of one before the next: stopped anywhere, the arms are about equally far. Returns what
@@ -47,7 +46,7 @@ def study(data: Path, out: Path, *, arms: str = "core", seeds: str = "5", profil
     (out / "results").mkdir(parents=True, exist_ok=True)
     for half in merge:
         _merge(Path(half), out)
-    costs = _costs(out, config, device, cost_repeats)
+    costs = _costs(out, config, plan, device, cost_repeats)
     todo = [(arm, seed, _resolved(arm, seed, profile, settings, costs)) for seed in numbers for arm in plan]
     for arm, seed, wanted in todo:
         _check(out, arm, seed, wanted, about)
@@ -80,25 +79,37 @@ def _result(out: Path, arm: str, seed: int) -> Path:
     return out / "results" / f"{arm}-seed{seed}.json"
 
 
-def _costs(out: Path, config: RunConfig, device: torch.device, repeats: int) -> dict:
-    """The costs in OUT/cost.json, measured first where there is none; a second machine is handed the file."""
+def _costs(out: Path, config: RunConfig, plan: list[Arm], device: torch.device, repeats: int) -> dict:
+    """The costs in OUT/cost.json, measured first where they are not there; a second machine is handed the file.
+
+    `frameworks` always; `masks`, a step at each pair of mask rates, only for a plan with arms of equal time there."""
     path = out / "cost.json"
-    if not path.exists():
-        write_json(path, {"frameworks": frameworks(config, device, repeats), "device": device.type,
-                          "batch_size": config.train.batch_size,
-                          **{k: v for k, v in run_folder.provenance().items() if k in ABOUT}})
-    return json.loads(path.read_text())
+    costs = json.loads(path.read_text()) if path.exists() else {}
+    wanted = {"frameworks": step_cost.frameworks(config)}
+    if set(plan) & set(GROUPS["mask@time"]):
+        wanted["masks"] = {"mcr": config} | {
+            arm.name: config.model_copy(update={"model": config.model.model_copy(update=arm.settings)})
+            for arm in GROUPS["mask@time"]}
+    for what, configs in wanted.items():
+        if what not in costs:
+            costs |= {what: step_cost.measured(configs, device, repeats), "device": device.type,
+                      "batch_size": config.train.batch_size,
+                      **{k: v for k, v in run_folder.provenance().items() if k in ABOUT}}
+            write_json(path, costs)
+    return costs
 
 
 def _resolved(arm: Arm, seed: int, profile: str, settings: dict, costs: dict) -> RunConfig:
     """The configuration of one run: the profile, then the study's settings, then the arm's, then the seed."""
     config = resolve(profile, {**settings, **arm.settings, "seed": seed})
-    if not arm.equal_time:
+    if arm.time_of is None:
         return config
     if config.train.steps is None:
-        raise RunError(f"arm {arm.name} takes its steps from those of two-stream: give them with --set steps=…")
-    second = {f: statistics.median(c["seconds"]) for f, c in costs["frameworks"].items()}
-    steps = round(config.train.steps * second["two-stream"] / second[config.model.framework])
+        raise RunError(f"arm {arm.name} takes its steps from those of {arm.time_of}: give them with --set steps=…")
+    measured = costs["masks" if arm in GROUPS["mask@time"] else "frameworks"]
+    own, other = (statistics.median(measured[name]["seconds"])
+                  for name in (arm.name if arm.name in measured else config.model.framework, arm.time_of))
+    steps = round(config.train.steps * other / own)
     return config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
 
 
@@ -173,7 +184,7 @@ def results(out: Path) -> list[dict]:
         raise RunError(f"{out}: no results yet, {Path(out) / 'results'} is empty")
 
     def shared(result: dict) -> dict:
-        own = {"seed", *ARMS[result["arm"]].settings, *(("steps",) if ARMS[result["arm"]].equal_time else ())}
+        own = {"seed", *ARMS[result["arm"]].settings, *(("steps",) if ARMS[result["arm"]].time_of else ())}
         return {"data": result["data"]["sha256"], **{k: v for k, v in _flat(result["config"]).items() if k not in own}}
 
     steps = {}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from . import plotting, run_folder
+from .arms import ARMS, GROUPS
 from .data import PairData
 from .findings import coloured
 from .index import Index
@@ -32,7 +33,9 @@ def write(out: Path, data: Path, content: dict, device: torch.device) -> list[Pa
     pictures = {"spread": plotting.study_spread(arms, chance)}
     if any(name == f"{arm['settings']['framework']}-mba" for name, arm in arms.items()):
         pictures["fig3_retrieved"] = plotting.retrieved_scores(arms)
-    if masks := [arm for name, arm in arms.items() if name.startswith("mask-")]:
+    masks = {title: [arms[arm.name] for arm in (ARMS["mcr-mba"], *GROUPS[group]) if arm.name in arms]
+             for title, group in (("equal steps", "mask"), ("equal time", "mask@time"))}
+    if masks := {title: found for title, found in masks.items() if len(found) > 1}:
         pictures["masks"] = plotting.mask_rates(masks)
     if both := [name for name in PAIR if name in arms]:
         pictures["fig4_gap"] = plotting.gap_stages(arms, both)

@@ -226,8 +226,28 @@ def test_equal_time_gives_the_steps_that_fit(whole):
         study._resolved(ARMS["mcr-mba@time"], 0, "base", {}, costs)
 
 
+def test_mask_rates_get_the_steps_that_the_time_of_mcr_allows(tmp_path, monkeypatch):
+    out, asked = with_costs(tmp_path / "masks"), []
+
+    def measured(configs, *_):
+        asked.append(configs)
+        return {name: {"seconds": [2 - config.model.mask_ratio]} for name, config in configs.items()}
+
+    monkeypatch.setattr(step_cost, "measured", measured)
+    config = resolve("smoke", {"steps": 100})
+    assert "masks" not in study._costs(out, config, chosen("core,time,mask"), CPU, 1) and not asked
+    for _ in range(2):  # measured once, and what the folder was handed stays
+        costs = study._costs(out, config, chosen("mask-0.0-0.5@time"), CPU, 1)
+    assert len(asked) == 1 and set(costs["frameworks"]) == set(FRAMEWORKS)
+    assert asked[0]["mask-0.0-0.5@time"].model.mlm_probability == 0.5 and asked[0]["mcr"] == config
+    steps = {name: study._resolved(ARMS[name], 0, "smoke", {"steps": 100}, costs).train.steps
+             for name in ("mask-0.0-0.25@time", "mask-0.5-0.0@time", "mask-0.75-0.25@time", "mask-0.75-0.25")}
+    assert steps == {"mask-0.0-0.25@time": 75, "mask-0.5-0.0@time": 100, "mask-0.75-0.25@time": 120,
+                     "mask-0.75-0.25": 100}
+
+
 def test_cost_of_a_step_in_processes_of_their_own():
-    found = step_cost.frameworks(resolve("smoke", {"batch_size": 48}), CPU, repeats=2)
+    found = step_cost.measured(step_cost.frameworks(resolve("smoke", {"batch_size": 48})), CPU, repeats=2)
     assert set(found) == set(FRAMEWORKS)
     for cost in found.values():
         assert len(cost["seconds"]) == len(cost["peak_bytes"]) == 2 and min(cost["seconds"]) > 0
@@ -316,8 +336,9 @@ def test_the_choice_of_the_rate_trains_what_is_missing_and_never_reads_the_test_
 def test_the_grid_of_mask_rates_is_drawn_where_it_was_run():
     runs = [{"settings": arm.settings, "metrics": {"test, unmasked": {"rsum": [10.0 * n, 10.0 * n + 4]}}}
             for n, arm in enumerate(GROUPS["mask"])]
-    picture = plotting.mask_rates(runs)
+    picture = plotting.mask_rates({"equal steps": runs, "equal time": runs[:2]})
+    assert len(picture.axes[1].texts) == 2 and picture.axes[1].get_title(loc="left") == "equal time"
     texts = [text.get_text() for text in picture.axes[0].texts]
     assert len(texts) == 15 and texts[7] == "72\n70–74"  # 50 %, 25 %
-    assert [label.get_text() for label in picture.axes[0].get_xticklabels()] == ["0%", "25%", "50%", "75%", "90%"]
+    assert [label.get_text() for label in picture.axes[1].get_xticklabels()] == ["0%", "25%", "50%", "75%", "90%"]
     assert plotting.png(picture).startswith(b"\x89PNG")

@@ -164,7 +164,7 @@ def test_state_of_the_art_can_never_be_claimed():
 def test_variants_are_judged_where_they_were_run_and_all_groups_have_a_row():
     compared = {arm for variant in claims.VARIANTS for arm in variant.contrast}
     assert compared | {"mask-0.5-0.25"} == {"mcr-mba"} | {
-        arm.name for group in ("pooling", "projection", "mask", "weights") for arm in GROUPS[group]}
+        arm.name for group in ("pooling", "projection", "mask", "mask@time", "weights") for arm in GROUPS[group]}
     results = study_of(4.0)
     for result in [r for r in results if r["arm"] == "mcr-abm"]:
         result["arm"] = "mask-0.9-0.5"

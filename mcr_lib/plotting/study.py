@@ -35,28 +35,31 @@ def study_spread(arms: dict, chance: float, measure: str = "rsum") -> Picture:
     return picture
 
 
-def mask_rates(arms: list[dict], measure: str = "rsum") -> Picture:
+def mask_rates(panels: dict[str, list[dict]], measure: str = "rsum") -> Picture:
     """What each pair of mask rates gives on whole test input: the mean over seeds in each field, its range below.
-    arms: those of study.json that are of the group `mask`."""
-    images, texts = (sorted({arm["settings"][key] for arm in arms}) for key in ("mask_ratio", "mlm_probability"))
-    found = {(arm["settings"]["mlm_probability"], arm["settings"]["mask_ratio"]):
-             arm["metrics"]["test, unmasked"][measure] for arm in arms}
-    grid = np.array([[np.mean(found.get((text, image), np.nan)) for image in images] for text in texts])
-    picture, axes = new_picture(0.85 * len(texts) + 1.3, alt=f"{measure} by share of the image and the report that is "
-                                "masked; means " + ", ".join(f"{i:.0%}/{t:.0%}: {np.mean(v):.0f}"
-                                                             for (t, i), v in found.items()))
-    ax = axes[0, 0]
-    shown = ax.imshow(grid, cmap="cividis", aspect="auto")
-    for (text, image), values in found.items():
-        light = np.mean(values) < (np.nanmin(grid) + np.nanmax(grid)) / 2
-        ax.text(images.index(image), texts.index(text), f"{np.mean(values):.0f}\n{min(values):.0f}–{max(values):.0f}",
-                ha="center", va="center", color="#FFFFFF" if light else COLOURS["ink"],
-                weight="bold" if (text, image) == (0.25, 0.5) else "normal")
-    ax.set(xticks=range(len(images)), xticklabels=[f"{rate:.0%}" for rate in images], yticks=range(len(texts)),
-           yticklabels=[f"{rate:.0%}" for rate in texts], ylabel="words of the report masked",
-           xlabel="patches of the image removed; bold: the paper’s rates")
-    ax.grid(False)
-    picture.colorbar(shown, ax=ax, label="RSum (0–600), mean over seeds")
+    panels: title → arms, those of study.json that are of the groups `mask` and `mask@time`; one scale of colours."""
+    images, texts = (sorted({arm["settings"][key] for arms in panels.values() for arm in arms})
+                     for key in ("mask_ratio", "mlm_probability"))
+    found = {title: {(arm["settings"]["mlm_probability"], arm["settings"]["mask_ratio"]):
+                     arm["metrics"]["test, unmasked"][measure] for arm in arms} for title, arms in panels.items()}
+    means = [np.mean(values) for fields in found.values() for values in fields.values()]
+    words = "; ".join(f"{title}: " + ", ".join(f"{i:.0%}/{t:.0%} {np.mean(v):.0f}" for (t, i), v in fields.items())
+                      for title, fields in found.items())
+    picture, axes = new_picture((0.85 * len(texts) + 0.9) * len(panels) + 0.4, len(panels), sharex=True, alt=f"mean "
+                                f"{measure} by share of the image and of the report that is masked, {words}")
+    for ax, (title, fields) in zip(axes[:, 0], found.items(), strict=True):
+        grid = np.array([[np.mean(fields.get((text, image), np.nan)) for image in images] for text in texts])
+        shown = ax.imshow(grid, cmap="cividis", aspect="auto", vmin=min(means), vmax=max(means))
+        for (text, image), values in fields.items():
+            mean, light = np.mean(values), np.mean(values) < (min(means) + max(means)) / 2
+            ax.text(images.index(image), texts.index(text), f"{mean:.0f}\n{min(values):.0f}–{max(values):.0f}",
+                    ha="center", va="center", color="#FFFFFF" if light else COLOURS["ink"],
+                    weight="bold" if (text, image) == (0.25, 0.5) else "normal")
+        ax.set(xticks=range(len(images)), xticklabels=[f"{rate:.0%}" for rate in images], yticks=range(len(texts)),
+               yticklabels=[f"{rate:.0%}" for rate in texts], ylabel="words of the report masked", title=title)
+        ax.grid(False)
+    ax.set_xlabel("patches of the image removed; bold: the paper’s rates")
+    picture.colorbar(shown, ax=axes[:, 0].tolist(), label="RSum (0–600), mean over seeds")
     return picture
 
 
