@@ -108,7 +108,7 @@ def _prepare(data: Path, run: Path, config: RunConfig, *, resume: bool, device: 
     else:
         if (run / "config.yaml").exists():
             raise RunError(f"{run}: holds a run already; add --resume to go on with it, or name another --run")
-        tokenizer = _make_tokenizer(config, table)
+        tokenizer = make_tokenizer(config, table)
         config = with_vocabulary(config, tokenizer)
     torch.manual_seed(config.train.seed)
     model = MCR(config.model)
@@ -328,7 +328,8 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _make_tokenizer(config: RunConfig, table):
+def make_tokenizer(config: RunConfig, table):
+    """The tokenizer of `text_weights`, or one trained on the reports of the table's split `train`."""
     if config.model.text_weights:
         return load_tokenizer(config.model.text_weights)
     reports = table.loc[table["split"] == "train", "report"]

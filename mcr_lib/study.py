@@ -23,6 +23,7 @@ import torch
 from . import claims, nlg, run_folder, step_cost
 from .arms import ARMS, GROUPS, Arm, chosen
 from .config import ConfigError, RunConfig, read_config, resolve
+from .precision import autocast_dtype
 from .run_folder import RunError, write_json
 from .study_run import keep_middle, measure
 from .trainer import TrainingStopped
@@ -46,7 +47,7 @@ def study(data: Path, out: Path, *, arms: str = "core", seeds: str = "5", profil
     (out / "results").mkdir(parents=True, exist_ok=True)
     for half in merge:
         _merge(Path(half), out)
-    costs = _costs(out, config, plan, device, cost_repeats)
+    costs = _costs(data, out, config, plan, device, cost_repeats)
     todo = [(arm, seed, _resolved(arm, seed, profile, settings, costs)) for seed in numbers for arm in plan]
     for arm, seed, wanted in todo:
         _check(out, arm, seed, wanted, about)
@@ -79,24 +80,29 @@ def _result(out: Path, arm: str, seed: int) -> Path:
     return out / "results" / f"{arm}-seed{seed}.json"
 
 
-def _costs(out: Path, config: RunConfig, plan: list[Arm], device: torch.device, repeats: int) -> dict:
-    """The costs in OUT/cost.json, measured first where they are not there; a second machine is handed the file.
-
-    `frameworks` always; `masks`, a step at each pair of mask rates, only for a plan with arms of equal time there."""
+def _costs(data: Path, out: Path, config: RunConfig, plan: list[Arm], device: torch.device, repeats: int) -> dict:
+    """The costs in OUT/cost.json: of the two arms that the claims compare, and of those that arms of equal time need.
+    What is not there is measured first; a second machine is handed the file."""
+    names = dict.fromkeys((*claims.COSTS, *(name for arm in plan if arm.time_of for name in (arm.time_of, timed(arm)))))
     path = out / "cost.json"
-    costs = json.loads(path.read_text()) if path.exists() else {}
-    wanted = {"frameworks": step_cost.frameworks(config)}
-    if set(plan) & set(GROUPS["mask@time"]):
-        wanted["masks"] = {"mcr": config} | {
-            arm.name: config.model_copy(update={"model": config.model.model_copy(update=arm.settings)})
-            for arm in GROUPS["mask@time"]}
-    for what, configs in wanted.items():
-        if what not in costs:
-            costs |= {what: step_cost.measured(configs, device, repeats), "device": device.type,
-                      "batch_size": config.train.batch_size,
-                      **{k: v for k, v in run_folder.provenance().items() if k in ABOUT}}
-            write_json(path, costs)
+    how = {"device": device.type, "batch_size": config.train.batch_size,
+           "precision": str(autocast_dtype(config.train.precision, device) or torch.float32).removeprefix("torch.")}
+    costs = json.loads(path.read_text()) if path.exists() else {"arms": {}} | how
+    for key, value in how.items():
+        if costs[key] != value:
+            raise RunError(f"{path} was measured with {key}={costs[key]!r}, now it is {value!r}; name another --out")
+    if missing := [name for name in names if name not in costs["arms"]]:
+        found = step_cost.measured({name: config.model_copy(update={"model": config.model.model_copy(
+            update=ARMS[name].settings)}) for name in missing}, data, device, repeats)
+        about = run_folder.provenance()
+        costs |= {"arms": costs["arms"] | found, "threads": torch.get_num_threads(), **{k: about[k] for k in ABOUT}}
+        write_json(path, costs)
     return costs
+
+
+def timed(arm: Arm) -> str:
+    """The arm whose step an arm of equal time takes."""
+    return arm.name.removesuffix("@time")
 
 
 def _resolved(arm: Arm, seed: int, profile: str, settings: dict, costs: dict) -> RunConfig:
@@ -106,11 +112,9 @@ def _resolved(arm: Arm, seed: int, profile: str, settings: dict, costs: dict) ->
         return config
     if config.train.steps is None:
         raise RunError(f"arm {arm.name} takes its steps from those of {arm.time_of}: give them with --set steps=…")
-    measured = costs["masks" if arm in GROUPS["mask@time"] else "frameworks"]
-    own, other = (statistics.median(measured[name]["seconds"])
-                  for name in (arm.name if arm.name in measured else config.model.framework, arm.time_of))
-    steps = round(config.train.steps * other / own)
-    return config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
+    own, other = (statistics.median(costs["arms"][name]["seconds"]) for name in (timed(arm), arm.time_of))
+    return config.model_copy(update={"train": config.train.model_copy(
+        update={"steps": round(config.train.steps * other / own)})})
 
 
 def _flat(config: dict) -> dict:
@@ -185,7 +189,8 @@ def results(out: Path) -> list[dict]:
 
     def shared(result: dict) -> dict:
         own = {"seed", *ARMS[result["arm"]].settings, *(("steps",) if ARMS[result["arm"]].time_of else ())}
-        return {"data": result["data"]["sha256"], **{k: v for k, v in _flat(result["config"]).items() if k not in own}}
+        return {"data": result["data"]["sha256"], "computed in": result["training"]["precision"],
+                **{k: v for k, v in _flat(result["config"]).items() if k not in own}}
 
     steps = {}
     for result in found:
@@ -213,7 +218,7 @@ def summarise(out: Path, *, profile: str, settings: dict, command: str) -> dict:
         "seeds": sorted({r["seed"] for r in found}), "gallery": _gallery(found[0]),
         "trained_on": _distinct([{"hardware": r["hardware"], "versions": r["versions"], "commit": r["commit"]}
                                  for r in found]),
-        "claims": claims.rows(found, costs["frameworks"]), "variants": claims.variant_rows(found), "repeat": repeat,
+        "claims": claims.rows(found, costs["arms"]), "variants": claims.variant_rows(found), "repeat": repeat,
         "null_control": [{"arm": r["arm"], "seed": r["seed"], **r["both_orders"]} for r in found if "both_orders" in r],
         "arms": {arm: _arm(runs) for arm, runs in by_arm.items() if runs},
         "cost": costs, "config": {k: found[0]["config"][k] for k in ("model", "train")},

@@ -19,19 +19,21 @@ from mcr_lib.__main__ import main
 from mcr_lib.arms import ARMS, FRAMEWORKS, GROUPS, chosen
 from mcr_lib.config import ConfigError, read_config, resolve
 from mcr_lib.data import PairData, TrainBatches
+from mcr_lib.precision import autocast_dtype
 from mcr_lib.run_folder import RunError
 
 CPU = torch.device("cpu")
 SETTINGS = {"steps": 6, "log_every": 1, "checkpoint_every": 2, "batch_size": 16}
 PLAN = "mcr-mba,mcr-abm,two-stream-mba,null"
+PRECISION = "bfloat16" if autocast_dtype("auto", CPU) else "float32"
 
 
 def with_costs(out):
     """A folder with a cost.json, as if handed over from another machine: two-stream's steps take twice MCR's time."""
     out.mkdir(parents=True)
-    costs = {f: {"seconds": [s, s * 1.02], "peak_bytes": [b, b + 1], "flops": s}
+    costs = {f"{f}-{a}": {"seconds": [s, s * 1.02], "peak_bytes": [b, b + 1], "flops": s} for a in ("mba", "abm")
              for f, s, b in zip(FRAMEWORKS, (0.9, 0.5, 1.0, 0.5), (80, 60, 100, 70), strict=True)}
-    run_folder.write_json(out / "cost.json", {"frameworks": costs, "device": "cpu"})
+    run_folder.write_json(out / "cost.json", {"arms": costs, "device": "cpu", "batch_size": 16, "precision": PRECISION})
     return out
 
 
@@ -143,7 +145,7 @@ def test_a_finished_study_does_nothing_again(phantom, whole, monkeypatch):
     monkeypatch.setattr(run_folder, "train", lambda *_, **__: pytest.fail("trained again"))
     again = study.study(phantom, whole, arms=PLAN, seeds="2", profile="smoke", settings=SETTINGS, device=CPU)
     assert before == {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("*") if path.is_file()}
-    costs = json.loads((whole / "cost.json").read_text())["frameworks"]
+    costs = json.loads((whole / "cost.json").read_text())["arms"]
     assert again["claims"] == claims.rows(study.results(whole), costs)
 
 
@@ -217,37 +219,38 @@ def test_an_arm_that_is_another_under_a_second_name_is_not_trained_again(phantom
     assert alias["same_as"] == "mcr-mba" and alias["test"] == result(copy, "mcr-mba-seed1")["test"]
 
 
-def test_equal_time_gives_the_steps_that_fit(whole):
-    costs = json.loads((whole / "cost.json").read_text())
-    steps = {name: study._resolved(ARMS[name], 0, "smoke", {"steps": 100}, costs).train.steps
-             for name in ("mcr-mba@time", "contrastive-abm@time", "two-stream-mba", "mcr-mba")}
-    assert steps == {"mcr-mba@time": 200, "contrastive-abm@time": 111, "two-stream-mba": 100, "mcr-mba": 100}
-    with pytest.raises(RunError, match="--set steps"):
-        study._resolved(ARMS["mcr-mba@time"], 0, "base", {}, costs)
-
-
-def test_mask_rates_get_the_steps_that_the_time_of_mcr_allows(tmp_path, monkeypatch):
-    out, asked = with_costs(tmp_path / "masks"), []
+def test_equal_time_gives_the_steps_that_fit(phantom, whole, tmp_path, monkeypatch):
+    asked = []
 
     def measured(configs, *_):
         asked.append(configs)
-        return {name: {"seconds": [2 - config.model.mask_ratio]} for name, config in configs.items()}
+        return {name: {"seconds": [4 - config.model.mask_ratio + (config.model.framework == "two-stream")]}
+                for name, config in configs.items()}
 
     monkeypatch.setattr(step_cost, "measured", measured)
     config = resolve("smoke", {"steps": 100})
-    assert "masks" not in study._costs(out, config, chosen("core,time,mask"), CPU, 1) and not asked
+    ask = "mcr-abm@time,two-stream-abm@time,mask-0.0-0.5@time,core,mask"
     for _ in range(2):  # measured once, and what the folder was handed stays
-        costs = study._costs(out, config, chosen("mask-0.0-0.5@time"), CPU, 1)
-    assert len(asked) == 1 and set(costs["frameworks"]) == set(FRAMEWORKS)
-    assert asked[0]["mask-0.0-0.5@time"].model.mlm_probability == 0.5 and asked[0]["mcr"] == config
+        costs = study._costs(phantom, tmp_path, config, chosen(ask), CPU, 1)
+    assert [set(names) for names in asked] == [{"mcr-mba", "mcr-abm", "two-stream-mba", "two-stream-abm",
+                                                "mask-0.0-0.5"}] == [set(costs["arms"])]
+    assert asked[0]["mask-0.0-0.5"].model.mlm_probability == 0.5 and asked[0]["mcr-abm"].model.alignment == "abm"
+    assert {**config.model.model_dump(), **ARMS["mcr-mba"].settings} == asked[0]["mcr-mba"].model.model_dump()
     steps = {name: study._resolved(ARMS[name], 0, "smoke", {"steps": 100}, costs).train.steps
-             for name in ("mask-0.0-0.25@time", "mask-0.5-0.0@time", "mask-0.75-0.25@time", "mask-0.75-0.25")}
-    assert steps == {"mask-0.0-0.25@time": 75, "mask-0.5-0.0@time": 100, "mask-0.75-0.25@time": 120,
-                     "mask-0.75-0.25": 100}
+             for name in ("mcr-abm@time", "two-stream-abm@time", "mask-0.0-0.5@time", "mcr-mba", "mask-0.0-0.5")}
+    assert steps == {"mcr-abm@time": 129, "two-stream-abm@time": 100, "mask-0.0-0.5@time": 88, "mcr-mba": 100,
+                     "mask-0.0-0.5": 100}
+    study._costs(phantom, tmp_path, config, chosen("mask-0.25-0.5@time"), CPU, 1)
+    assert set(asked[1]) == {"mask-0.25-0.5"}  # what was there is kept: runs have their steps from it
+    with pytest.raises(RunError, match="--set steps"):
+        study._resolved(ARMS["mcr-mba@time"], 0, "base", {}, costs)
+    with pytest.raises(RunError, match="measured with batch_size=16, now it is 8"):
+        study._costs(phantom, whole, resolve("smoke", {"batch_size": 8}), [], CPU, 1)
 
 
-def test_cost_of_a_step_in_processes_of_their_own():
-    found = step_cost.measured(step_cost.frameworks(resolve("smoke", {"batch_size": 48})), CPU, repeats=2)
+def test_cost_of_a_step_in_processes_of_their_own(phantom):
+    configs = {f: resolve("smoke", {"batch_size": 48, "framework": f}) for f in FRAMEWORKS}
+    found = step_cost.measured(configs, phantom, CPU, repeats=2)
     assert set(found) == set(FRAMEWORKS)
     for cost in found.values():
         assert len(cost["seconds"]) == len(cost["peak_bytes"]) == 2 and min(cost["seconds"]) > 0
