@@ -51,6 +51,9 @@ def read_table(path: Path, columns: list[str], origin: str) -> pd.DataFrame:
             table = table.astype(object).where(table.notna(), "").astype(str)
         else:
             separator = "\t" if ".tsv" in path.suffixes else ","
+            header = list(pd.read_csv(path, nrows=0, sep=separator))
+            if len(header) == 1 and ";" in header[0]:  # as Excel writes a CSV where the comma is the decimal point
+                separator = ";"
             table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: {origin}") from None
@@ -142,8 +145,9 @@ def read_json(path: Path) -> dict:
         raise DataError(f"{path} is not valid JSON ({error}): make the folder again") from error
 
 
-def start(out: Path, source: dict) -> None:
-    """Begin or resume writing `out`: refuse a folder holding other things, or made with other settings."""
+def start(out: Path, source: dict, may_change: str = "") -> None:
+    """Begin or resume writing `out`: refuse a folder holding other things, or made with settings that differ in more
+    than the one that `may_change`."""
     out, settings = Path(out), json.loads(json.dumps(source))
     begun = out / "building.json"
     if out.exists() and not out.is_dir():
@@ -151,7 +155,7 @@ def start(out: Path, source: dict) -> None:
     if begun.exists() or (out / "dataset.json").exists():
         earlier = read_json(begun) if begun.exists() else read_json(out / "dataset.json")["source"]
         changed = [f"{key}: {earlier.get(key)!r} → {settings.get(key)!r}"
-                   for key in sorted({*earlier, *settings}) if earlier.get(key) != settings.get(key)]
+                   for key in sorted({*earlier, *settings} - {may_change}) if earlier.get(key) != settings.get(key)]
         if changed:
             raise DataError(f"{out} was begun with other settings ({'; '.join(changed)}): "
                             "use the same ones, another --out, or remove it")

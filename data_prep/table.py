@@ -7,8 +7,12 @@ Not a guesser: fields are found by exact column name, and another name is given 
     report       the text as it is; or findings and/or impression, joined by the policy     one of them required
     study_id     the patient and the row's number if not given
     view         AP, PA, frontal, lateral …; labels: '|'-joined; split: train, validate, test (or val, dev)
+
+The table may grow: run again with more rows, and only images that are not there yet are read. An image is known by its
+path; one that the table no longer names is removed.
 """
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -30,7 +34,7 @@ def write(path: Path, out: Path, images_root: Path, columns: list[str], *, name:
     rows = read(path, columns)
     source = {"command": "csv", "size": size, "views": views, "text_policy": text_policy, "columns": sorted(columns),
               "table_sha256": folder.file_sha256(path)}
-    folder.start(out, source)
+    folder.start(out, source, may_change="table_sha256")
     funnel = Funnel()
     funnel.steps["rows"] = len(rows)
     rows = rows.assign(origin=rows.image, file=[images_root / image for image in rows.image])
@@ -44,6 +48,10 @@ def write(path: Path, out: Path, images_root: Path, columns: list[str], *, name:
     rows = images.store_all(rows, out, size, processes, funnel)
     folder.finish(out, rows, funnel=funnel.steps, quarantine=funnel.quarantine, name=name, licence=licence,
                   synthetic=False, text_policy=text_policy, source=source)
+    kept = {out / image for image in rows.image_path}
+    for file in (out / "images").iterdir():
+        if file not in kept:
+            file.unlink()
 
 
 def read(path: Path, columns: list[str]) -> pd.DataFrame:
@@ -62,10 +70,11 @@ def read(path: Path, columns: list[str]) -> pd.DataFrame:
     for field in TEXTS:
         rows[field] = rows[field].map(sections.clean)
     rows["image"], rows["patient_id"] = rows.image.str.strip(), rows.patient_id.str.strip()
-    number = pd.Series([f"{i:07d}" for i in range(len(rows))], rows.index, dtype=object)
-    stems = [re.sub(r"[^\w.-]+", "_", Path(image).stem) for image in rows.image]
-    rows["pair_id"] = rows["target"] = number + "_" + stems
-    rows["study_id"] = rows.study_id.where(rows.study_id != "", rows.patient_id + "_" + number)
+    rows["target"] = [f"{hashlib.sha256(image.encode()).hexdigest()[:12]}_" + re.sub(r"[^\w.-]+", "_", Path(image).stem)
+                      for image in rows.image]
+    again = rows.groupby("target").cumcount()  # an image may stand in several rows
+    rows["pair_id"] = rows.target.where(again == 0, rows.target + "_" + (again + 1).astype(str))
+    rows["study_id"] = rows.study_id.where(rows.study_id != "", rows.patient_id + "_" + rows.pair_id)
     rows["view"] = rows["view"].map(folder.view_name)
     rows["split"] = _splits(rows, path)
     return rows

@@ -1,12 +1,14 @@
 """Bring your own table: names of columns, splits by patient, DICOM, and what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from test_data_prep_images import RAMP, write_dicom
 
-from data_prep import folder
+from data_prep import folder, images
 from data_prep.__main__ import main
 
 ROWS = pd.DataFrame({
@@ -32,22 +34,44 @@ def run(root, table, *options, name="table.csv"):
     if name.endswith("parquet"):
         table.to_parquet(path)
     else:
-        table.to_csv(path, index=False, sep="\t" if ".tsv" in name else ",")
+        table.to_csv(path, index=False, sep="\t" if ".tsv" in name else ";" if name.startswith("excel") else ",")
     return main(["csv", "--table", str(path), "--out", str(root / "out"), *options])
 
 
-@pytest.mark.parametrize("name", ["table.csv", "table.tsv", "table.csv.gz", "table.parquet"])
+@pytest.mark.parametrize("name", ["table.csv", "table.tsv", "table.csv.gz", "table.parquet", "excel.csv"])
 def test_rows_and_quarantine(pictures, name):
     assert run(pictures, ROWS, name=name) == 0
-    table = folder.read(pictures / "out")
+    table = folder.read(pictures / "out").sort_values("report", ignore_index=True)
     assert list(table.report) == ["Clear lungs.", "Edema.", "Normal."]
     assert list(table["view"]) == ["frontal", "unknown", "lateral"]
-    assert list(table.image_path) == ["images/0000000_a.png", "images/0000001_b.jpg", "images/0000002_a.png"]
+    assert [path.split("_")[1] for path in table.image_path] == ["a.png", "b.jpg", "a.png"]
     assert list(table.split) == [folder.split_of(patient) for patient in "121"] and table.study_id.nunique() == 3
     left_out = pd.read_csv(pictures / "out" / "quarantine.csv", keep_default_na=False)
     assert sorted(left_out.reason) == ["image file missing", "no image path", "no patient_id", "no text"]
-    gray = np.asarray(Image.open(pictures / "out" / "images" / "0000001_b.jpg")).astype(int)
+    gray = np.asarray(Image.open(pictures / "out" / table.image_path[1])).astype(int)
     assert gray.shape == RAMP.shape and gray[:, 0].mean() < 10 and gray[:, -1].mean() > 245
+
+
+def test_a_table_that_grows_shrinks_and_turns_is_read_again_but_not_its_images(pictures, monkeypatch, capsys):
+    assert run(pictures, ROWS[:2]) == 0
+    before = folder.read(pictures / "out").set_index("pair_id")
+    stored, opened = images.store, []
+
+    def store(source, target, short_side):
+        opened.extend([] if [*target.parent.glob(f"{target.name}.*")] else [source.name])
+        return stored(source, target, short_side)
+
+    monkeypatch.setattr(images, "store", store)
+    same_image = ROWS[:1].assign(report="Another opinion.", patient_id="1")
+    assert run(pictures, pd.concat([ROWS[2:3], same_image, ROWS[:2]])) == 0
+    after = folder.read(pictures / "out").set_index("pair_id")
+    assert opened == ["a.png"] and len(after) == 4 and after.image_path.nunique() == 3
+    assert before.image_path.isin(after.image_path).all()
+    assert list(after.loc[before.index[before.report == "Edema."]].report) == ["Edema."]
+    assert run(pictures, ROWS[1:2]) == 0  # patients who are no longer in the table leave no image behind
+    assert [path.name for path in (pictures / "out" / "images").iterdir()] == [
+        Path(folder.read(pictures / "out").image_path[0]).name]
+    assert run(pictures, ROWS, "--size", "64") == 2 and "size: 512 → 64" in capsys.readouterr().err
 
 
 def test_other_names_own_split_sections_and_root(pictures):
@@ -57,7 +81,7 @@ def test_other_names_own_split_sections_and_root(pictures):
     columns = ["image=path", "patient_id=subject", "impression=concl", "split=fold"]
     options = [word for column in columns for word in ("--column", column)]
     assert run(pictures, table, *options, "--images-root", str(pictures), name="tables/t.csv") == 0
-    made = folder.read(pictures / "out")
+    made = folder.read(pictures / "out").sort_values("patient_id")
     assert list(made.split) == ["train", "validate", "test"]
     assert list(made.report) == ["F. I.", "F.", "I."] and list(made.labels) == ["normal", "", "a|b"]
     about = folder.read_json(pictures / "out" / "dataset.json")
