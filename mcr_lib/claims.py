@@ -164,15 +164,20 @@ def _row(claim: Claim, results: list[dict], costs: dict | None) -> dict:
 
 
 def tables(files: list[Path]) -> str:
-    """The claims of study.json files as Markdown, each under what it was measured on; other JSON files are named."""
-    parts = []
+    """The claims of study.json files as Markdown, each under what it was measured on; other JSON files are named, and a
+    cost that several files share is shown once."""
+    parts, costs = [], []
     for path in files:
         content = json.loads(Path(path).read_text())
         if "claims" not in content:
             print(f"{path}: holds no claims, passed over", file=sys.stderr)
             continue
+        shown = [row for row in content["claims"] if row["unit"] != "ratio" or row not in costs]
+        costs += [row for row in shown if row["unit"] == "ratio"]
         parts += [f"{headline(content)}; `{Path(path).name}`. A row is made again by `{content['repeat']}`, with the "
-                  "arms of its last column.", "", markdown(content["claims"]), ""]
+                  "arms of its last column.", ""]
+        if any(row["verdict"] != NOT_MEASURED for row in shown):
+            parts += [markdown(shown), ""]
         if content.get("variants"):
             parts += ["Variants of MCR, by the same rule:", "", markdown(content["variants"]), ""]
     return "\n".join(parts)
@@ -180,12 +185,14 @@ def tables(files: list[Path]) -> str:
 
 def headline(content: dict) -> str:
     """What a study was made of, in one line."""
-    steps = sorted({arm["steps"] for arm in content["arms"].values()})
+    steps, seeds = (sorted({count(arm) for arm in content["arms"].values()})
+                    for count in (lambda arm: arm["steps"], lambda arm: len(arm["seeds"])))
     where = sorted({run["hardware"]["gpu"] or f"{run['hardware']['cpus']} CPU cores" for run in content["trained_on"]})
     commits = sorted({run["commit"] or "unknown" for run in content["trained_on"]})
     gallery = content["gallery"]
     return (f"{content['study']}{' (synthetic)' if content['data']['synthetic'] else ''}, profile "
-            f"{content['profile']}, {len(content['seeds'])} seeds, {' / '.join(map(str, steps))} steps, gallery "
+            f"{content['profile']}, {' to '.join(map(str, {seeds[0]: 0, seeds[-1]: 0}))} seeds, "
+            f"{' / '.join(map(str, steps))} steps, gallery "
             f"{gallery['images']} images and {gallery['distinct_texts']} distinct reports of {gallery['patients']} "
             f"patients, on {', '.join(where)}, trained at commit {', '.join(commits)}")
 
@@ -201,9 +208,11 @@ def cells(row: dict) -> tuple[str, ...]:
     if row["interval"]:
         low, high = (f"{end:{sign}.{digits}f}" for end in row["interval"])
         effect += f" [{low}, {high}] {row['unit']}, {row['repeats']} {'runs' if row['unit'] == 'ratio' else 'seeds'}"
+        if row["interval"] == [0, 0]:
+            effect = f"0, identical in all {row['repeats']} seeds"
     elif row["effect"] is not None:
         effect += f" {row['unit']}, one seed, no interval"
-    detectable = "–" if row["detectable"] is None else f"{row['detectable']:.{digits}f}"
+    detectable = "–" if not row["detectable"] else f"{row['detectable']:.{digits}f}"
     return row["claim"], row["measured"], effect, row["verdict"], detectable, row["arms"] or "–"
 
 

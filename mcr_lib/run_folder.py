@@ -119,6 +119,9 @@ def _prepare(data: Path, run: Path, config: RunConfig, *, resume: bool, device: 
             model.report_encoder.load_weights(config.model.text_weights)
     pairs = PairData(data, "train", tokenizer, config.model, config.train.views)
     batches = TrainBatches(pairs, config.train, device)
+    longest = config.model.max_text_length
+    if distributed.rank() == 0 and (full := (pairs.lengths == longest).mean()) >= 0.01:
+        print(f"{full:.0%} of the reports fill {longest} tokens and end there; --set max_text_length=… keeps more")
     validate = None
     if (table["split"] == "validate").sum() >= 2:
         watched = PairData(data, "validate", tokenizer, config.model, config.train.views)

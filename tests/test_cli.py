@@ -47,6 +47,13 @@ def test_an_unfinished_run_is_not_measured(phantom, smoke_run, tmp_path, capsys,
         assert status == 2 and "no finished run here" in err and "--resume" in err
 
 
+def test_training_says_how_many_reports_are_cut(phantom, tmp_path, capsys):
+    for length, said in (("8", "100% of the reports fill 8 tokens and end there"), ("96", None)):
+        status, out, _ = call(capsys, "train", "--data", phantom, "--run", tmp_path / length, "--profile", "smoke",
+                              "--set", "steps=1", "--set", f"max_text_length={length}", "--device", "cpu")
+        assert status == 0 and (said in out if said else "end there" not in out)
+
+
 def test_search_by_text_and_by_image(phantom, smoke_run, image, capsys):
     status, out, _ = call(capsys, "search", "--run", smoke_run, "--data", phantom, "--text", "large left effusion",
                           "-k", "3", "--json")

@@ -117,6 +117,49 @@ def test_values_are_those_of_retrieval_and_influence_is_that_of_its_bootstrap(se
         assert by_influence == pytest.approx(by_bootstrap, rel=0.12)
 
 
+def test_influence_on_pair_means_and_on_labels_is_that_of_the_bootstrap():
+    rng = np.random.default_rng(5)
+    result = made_up_result(rng)
+    test = result["test"]
+    query = np.where(np.arange(90) < 12, -1, np.unique(rng.integers(0, 50, 90), return_inverse=True)[1])
+    query[query >= 0] = np.unique(query[query >= 0], return_inverse=True)[1]  # −1: a pair without a label
+    test["label_query_of_pair"] = query.tolist()
+    test["average_precision"] = {way: rng.random(query.max() + 1).tolist() for way in test["ranks"]}
+    patient = torch.tensor(test["patient_of_pair"])
+    P = int(patient.max()) + 1
+    draws = retrieval.cluster_draws(P, 4000, 6)
+    of_pairs, of_labels = (retrieval.query_weights(draws, patient, torch.tensor(q)) for q in (np.arange(90), query))
+    both = 50 * sum(torch.tensor(values).double() for values in test["average_precision"].values())
+    for name, weights, values in (("gap_distance", of_pairs, torch.tensor(test["pairs"]["gap_distance"]).double()),
+                                  ("alignment", of_pairs, torch.tensor(test["pairs"]["alignment"]).double()),
+                                  ("mAP", of_labels, both)):
+        value, influence = verdict.measure(result, name)
+        assert value == pytest.approx(float(values.mean())) and len(influence) == P and abs(influence.sum()) < 1e-9
+        resampled = (weights @ values) / weights.sum(1)
+        # patient by patient, not only in size: what each one's weight does to the resampled mean
+        by_hand = torch.linalg.lstsq((draws - draws.mean(0)), resampled - resampled.mean()).solution.numpy()
+        assert np.corrcoef(by_hand, influence)[0, 1] > 0.98, name
+        assert np.sqrt((influence**2).sum() * P / (P - 1)) == pytest.approx(float(resampled.std()), rel=0.1), name
+
+
+def test_a_contrast_of_four_arms_by_hand():
+    """Reconstruction costs two-stream 30 − 20 = 10 and MCR 14 − 9 = 5, so MCR loses 5 less."""
+    results = []
+    for arm, value in (("contrastive-mba", 30), ("two-stream-mba", 20), ("contrastive-masked-mba", 14), ("mcr-mba", 9)):
+        for seed in (0, 1):
+            results.append(made_up_result(np.random.default_rng(7), arm, seed))
+            ranks = results[-1]["test"]["ranks"]
+            for way in ranks:
+                hits = np.arange(len(ranks[way])) < round(len(ranks[way]) * value / 100)
+                ranks[way] = np.where(hits, 1, 99).tolist()
+    claim = next(c for c in claims.CLAIMS if c.what.startswith("recall that adding reconstruction costs"))
+    seeds, values, influence = claims.effects(results, "image_to_text_R@1", claim.contrast)
+    assert seeds == [0, 1] and values == pytest.approx([100 * (27 - 18 - 13 + 8) / 90] * 2)
+    four = {r["arm"]: verdict.measure(r, "image_to_text_R@1")[1] for r in results if r["seed"] == 0}
+    assert influence[0] == pytest.approx(four["contrastive-mba"] - four["two-stream-mba"]
+                                         - four["contrastive-masked-mba"] + four["mcr-mba"])
+
+
 def study_of(shift, seeds=5, rng=None):
     """Results of two arms on the same queries, the first better by `shift` in the mean rank."""
     rng = rng or np.random.default_rng(4)
@@ -134,7 +177,7 @@ def study_of(shift, seeds=5, rng=None):
 
 def test_rows_from_result_files_and_the_table():
     costs = {f: {"seconds": [s, 1.1 * s, s], "peak_bytes": [b, b, b + 1]}
-             for f, s, b in (("mcr", 0.5, 60), ("two-stream", 1.0, 100))}
+             for f, s, b in (("mcr-mba", 0.5, 60), ("two-stream-mba", 1.0, 100))}
     rows = claims.rows(study_of(4.0), costs)
     by = {row["measured"]: row for row in rows}
     assert by["MbA against AbM, recall of MCR"]["verdict"] == "supported"
