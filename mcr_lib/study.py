@@ -83,19 +83,25 @@ def _result(out: Path, arm: str, seed: int) -> Path:
 def _costs(data: Path, out: Path, config: RunConfig, plan: list[Arm], device: torch.device, repeats: int) -> dict:
     """The costs in OUT/cost.json: of the two arms that the claims compare, and of those that arms of equal time need.
     What is not there is measured first; a second machine is handed the file."""
-    names = dict.fromkeys((*claims.COSTS, *(name for arm in plan if arm.time_of for name in (arm.time_of, timed(arm)))))
+    needs = {timed(arm): arm.time_of for arm in plan if arm.time_of}  # arm → the arm whose time it gets
     path = out / "cost.json"
     how = {"device": device.type, "batch_size": config.train.batch_size,
            "precision": str(autocast_dtype(config.train.precision, device) or torch.float32).removeprefix("torch.")}
-    costs = json.loads(path.read_text()) if path.exists() else {"arms": {}} | how
+    costs = json.loads(path.read_text()) if path.exists() else {"arms": {}, "steps_of": {}} | how
     for key, value in how.items():
         if costs[key] != value:
             raise RunError(f"{path} was measured with {key}={costs[key]!r}, now it is {value!r}; name another --out")
-    if missing := [name for name in names if name not in costs["arms"]]:
+    needs = {name: other for name, other in needs.items() if name not in costs["steps_of"]}
+    missing = [name for name in claims.COSTS if name not in costs["arms"]]
+    if names := dict.fromkeys((*missing, *needs, *needs.values())):
         found = step_cost.measured({name: config.model_copy(update={"model": config.model.model_copy(
-            update=ARMS[name].settings)}) for name in missing}, data, device, repeats)
+            update=ARMS[name].settings)}) for name in names}, data, device, repeats)
+        # repeat by repeat, as they took turns: a slow minute slows both
+        fit = {name: statistics.median(theirs / own for own, theirs in zip(
+            found[name]["seconds"], found[other]["seconds"], strict=True)) for name, other in needs.items()}
         about = run_folder.provenance()
-        costs |= {"arms": costs["arms"] | found, "threads": torch.get_num_threads(), **{k: about[k] for k in ABOUT}}
+        costs |= {"arms": found | costs["arms"], "steps_of": costs["steps_of"] | fit,
+                  "threads": torch.get_num_threads(), **{k: about[k] for k in ABOUT}}
         write_json(path, costs)
     return costs
 
@@ -112,9 +118,8 @@ def _resolved(arm: Arm, seed: int, profile: str, settings: dict, costs: dict) ->
         return config
     if config.train.steps is None:
         raise RunError(f"arm {arm.name} takes its steps from those of {arm.time_of}: give them with --set steps=…")
-    own, other = (statistics.median(costs["arms"][name]["seconds"]) for name in (timed(arm), arm.time_of))
-    return config.model_copy(update={"train": config.train.model_copy(
-        update={"steps": round(config.train.steps * other / own)})})
+    steps = round(config.train.steps * costs["steps_of"][timed(arm)])
+    return config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
 
 
 def _flat(config: dict) -> dict:

@@ -33,7 +33,8 @@ def with_costs(out):
     out.mkdir(parents=True)
     costs = {f"{f}-{a}": {"seconds": [s, s * 1.02], "peak_bytes": [b, b + 1], "flops": s} for a in ("mba", "abm")
              for f, s, b in zip(FRAMEWORKS, (0.9, 0.5, 1.0, 0.5), (80, 60, 100, 70), strict=True)}
-    run_folder.write_json(out / "cost.json", {"arms": costs, "device": "cpu", "batch_size": 16, "precision": PRECISION})
+    run_folder.write_json(out / "cost.json", {"arms": costs, "steps_of": {}, "device": "cpu", "batch_size": 16,
+                                            "precision": PRECISION})
     return out
 
 
@@ -224,8 +225,8 @@ def test_equal_time_gives_the_steps_that_fit(phantom, whole, tmp_path, monkeypat
 
     def measured(configs, *_):
         asked.append(configs)
-        return {name: {"seconds": [4 - config.model.mask_ratio + (config.model.framework == "two-stream")]}
-                for name, config in configs.items()}
+        return {name: {"seconds": [slow * (4 - config.model.mask_ratio + (config.model.framework == "two-stream"))
+                                   for slow in (1, 9, 2)]} for name, config in configs.items()}
 
     monkeypatch.setattr(step_cost, "measured", measured)
     config = resolve("smoke", {"steps": 100})
@@ -241,7 +242,10 @@ def test_equal_time_gives_the_steps_that_fit(phantom, whole, tmp_path, monkeypat
     assert steps == {"mcr-abm@time": 129, "two-stream-abm@time": 100, "mask-0.0-0.5@time": 88, "mcr-mba": 100,
                      "mask-0.0-0.5": 100}
     study._costs(phantom, tmp_path, config, chosen("mask-0.25-0.5@time"), CPU, 1)
-    assert set(asked[1]) == {"mask-0.25-0.5"}  # what was there is kept: runs have their steps from it
+    assert set(asked[1]) == {"mask-0.25-0.5", "mcr-mba"}  # beside the arm whose time it gets
+    kept = json.loads((tmp_path / "cost.json").read_text())
+    assert kept["arms"]["mcr-mba"] == costs["arms"]["mcr-mba"]  # what was there stays: runs have their steps from it
+    assert kept["steps_of"].items() > costs["steps_of"].items()
     with pytest.raises(RunError, match="--set steps"):
         study._resolved(ARMS["mcr-mba@time"], 0, "base", {}, costs)
     with pytest.raises(RunError, match="measured with batch_size=16, now it is 8"):
