@@ -135,7 +135,7 @@ def study(
     where = run_folder.pick_device(device)
     content = the_study.study(data, out, arms=arms, seeds=seeds, profile=profile, settings=parse_settings(settings),
                               device=where, command=_command(), merge=tuple(merge))
-    print(claims.markdown(content["claims"]))
+    print(claims.tables([out / "study.json"]))
     for path in study_figures.write(out, data, content, where):
         print(path)
 
