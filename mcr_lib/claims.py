@@ -64,7 +64,7 @@ CLAIMS = (
     Claim(0, "MCR against contrastive on masked input, equal time", "rsum",
           _minus("mcr-mba@time", "contrastive-masked-mba@time"), unit=POINTS),
     # competition of a framework: the recall that reconstruction costs the contrastive task of the same input
-    Claim(1, "recall that adding reconstruction costs: two-stream's loss minus MCR's loss", "rsum",
+    Claim(1, "recall that adding reconstruction costs: two-stream's drop minus MCR's", "rsum",
           {"contrastive-mba": 1.0, "two-stream-mba": -1.0, "contrastive-masked-mba": -1.0, "mcr-mba": 1.0},
           unit=POINTS),
     Claim(1, "the same, equal time", "rsum", {"contrastive-mba@time": 1.0, "two-stream-mba": -1.0,

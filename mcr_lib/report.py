@@ -42,6 +42,7 @@ NOTEBOOK_STYLE = STYLE + HtmlFormatter(style="friendly").get_style_defs(".highli
 FIGURES = {"spread": "Every run of this study: RSum of each seed",
            "masks": "How much to mask: RSum at each pair of rates",
            "fig3_retrieved": "As the paper’s Fig. 3: what the first K retrieved reports score",
+           "fig3_retrieved_equal_time": "The same after equal time",
            "fig4_gap": "As the paper’s Fig. 4: the gap before, during and after training",
            "fig4_pca": "As the paper’s Fig. 4: images and reports of the validation split, two principal components",
            "fig4_tsne": "The same by t-SNE"}

@@ -89,8 +89,8 @@ def _costs(data: Path, out: Path, config: RunConfig, plan: list[Arm], device: to
            "precision": str(autocast_dtype(config.train.precision, device) or torch.float32).removeprefix("torch.")}
     costs = json.loads(path.read_text()) if path.exists() else {"arms": {}, "steps_of": {}} | how
     for key, value in how.items():
-        if costs[key] != value:
-            raise RunError(f"{path} was measured with {key}={costs[key]!r}, now it is {value!r}; name another --out")
+        if (stored := costs.get(key)) != value:
+            raise RunError(f"{path} was measured with {key}={stored!r}, now it is {value!r}; name another --out")
     needs = {name: other for name, other in needs.items() if name not in costs["steps_of"]}
     missing = [name for name in claims.COSTS if name not in costs["arms"]]
     if names := dict.fromkeys((*missing, *needs, *needs.values())):

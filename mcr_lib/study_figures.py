@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from . import plotting, run_folder
-from .arms import ARMS, GROUPS
+from .arms import ARMS, FRAMEWORKS, GROUPS
 from .data import PairData
 from .findings import coloured
 from .index import Index
@@ -31,8 +31,10 @@ def write(out: Path, data: Path, content: dict, device: torch.device) -> list[Pa
     folder.mkdir(exist_ok=True)
     chance = next(iter(arms.values()))["metrics"]["chance"]["rsum"][0]
     pictures = {"spread": plotting.study_spread(arms, chance)}
-    if any(name == f"{arm['settings']['framework']}-mba" for name, arm in arms.items()):
-        pictures["fig3_retrieved"] = plotting.retrieved_scores(arms)
+    for when, suffix in (("", ""), ("_equal_time", "@time")):
+        shown = [f"{f}-mba{suffix}" if f != "two-stream" else "two-stream-mba" for f in FRAMEWORKS]
+        if len(there := {name: arms[name] for name in shown if name in arms}) > 1:
+            pictures[f"fig3_retrieved{when}"] = plotting.retrieved_scores(there)
     masks = {title: [arms[arm.name] for arm in (ARMS["mcr-mba"], *GROUPS[group]) if arm.name in arms]
              for title, group in (("equal steps", "mask"), ("equal time", "mask@time"))}
     if masks := {title: found for title, found in masks.items() if len(found) > 1}:
