@@ -185,13 +185,13 @@ def tables(files: list[Path]) -> str:
 
 def headline(content: dict) -> str:
     """What a study was made of, in one line."""
-    steps, seeds = (sorted({count(arm) for arm in content["arms"].values()})
-                    for count in (lambda arm: arm["steps"], lambda arm: len(arm["seeds"])))
+    steps = sorted({arm["steps"] for arm in content["arms"].values()})
+    seeds = sorted({len(arm["seeds"]) for arm in content["arms"].values()})
     where = sorted({run["hardware"]["gpu"] or f"{run['hardware']['cpus']} CPU cores" for run in content["trained_on"]})
     commits = sorted({run["commit"] or "unknown" for run in content["trained_on"]})
     gallery = content["gallery"]
     return (f"{content['study']}{' (synthetic)' if content['data']['synthetic'] else ''}, profile "
-            f"{content['profile']}, {' to '.join(map(str, {seeds[0]: 0, seeds[-1]: 0}))} seeds, "
+            f"{content['profile']}, {' to '.join(map(str, sorted({seeds[0], seeds[-1]})))} seeds, "
             f"{' / '.join(map(str, steps))} steps, gallery "
             f"{gallery['images']} images and {gallery['distinct_texts']} distinct reports of {gallery['patients']} "
             f"patients, on {', '.join(where)}, trained at commit {', '.join(commits)}")

@@ -22,11 +22,11 @@ def test_a_study_of_this_run_and_a_committed_one_stand_side_by_side_and_say_whic
     def content(name, effect):
         rows = claims.rows([], None)
         rows[1] |= {"effect": effect, "interval": [effect - 1, effect + 1], "repeats": 3, "verdict": "supported"}
-        return {"study": name, "data": {"synthetic": True}, "profile": "smoke", "seeds": [0, 1, 2], "rule": "the rule",
+        return {"study": name, "data": {"synthetic": True}, "profile": "smoke", "rule": "the rule",
                 "repeat": "study --arms …",
                 "gallery": {"images": 9, "distinct_texts": 8, "patients": 7}, "claims": rows,
                 "trained_on": [{"hardware": {"gpu": None, "cpus": 2}, "commit": "abc"}],
-                "arms": {"mcr-mba": {"steps": 30}}}
+                "arms": {"mcr-mba": {"steps": 30, "seeds": [0, 1, 2]}}}
 
     (tmp_path / "study" / "figures").mkdir(parents=True)
     (tmp_path / "study" / "study.json").write_text(json.dumps(content("mine", 11.5)))
