@@ -57,7 +57,8 @@ def check(directory: Path) -> int:
         _openi(directory, findings)
     else:
         raise DataError(f"{directory} is neither a data set folder (manifest.parquet) nor a download of "
-                        "MIMIC-CXR-JPG (files/, mimic-cxr-2.0.0-*.csv.gz), MIMIC-CXR or Open-i (*.xml)")
+                        "MIMIC-CXR-JPG (files/, mimic-cxr-2.0.0-*.csv.gz), MIMIC-CXR or Open-i (*.xml); a table "
+                        "of your own becomes one by python -m data_prep csv --table FILE --out DIR")
     print(f"{findings.problems} problem(s)" if findings.problems else "no problems")
     return 1 if findings.problems else 0
 
