@@ -2,7 +2,7 @@
 
     OUT/runs/<arm>-seed<n>/     run folders, as `train` leaves them
     OUT/results/<arm>-seed<n>.json   what was measured of it: numbers only, query by query; no text, no patient's name
-    OUT/cost.json               seconds, memory and FLOPs of a step of each framework
+    OUT/cost.json               seconds, memory and FLOPs of a step, of the arms where they are compared or set equal
     OUT/study.json              arms, claims, verdicts: small enough to commit
 
 What is there is not done again, and what was interrupted goes on: start the same command once more. Halves made on
@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+from data_prep.folder import locked
 
 from . import claims, nlg, run_folder, step_cost
 from .arms import ARMS, GROUPS, Arm, chosen
@@ -47,7 +49,8 @@ def study(data: Path, out: Path, *, arms: str = "core", seeds: str = "5", profil
     (out / "results").mkdir(parents=True, exist_ok=True)
     for half in merge:
         _merge(Path(half), out)
-    costs = _costs(data, out, config, plan, device, cost_repeats)
+    with locked(out / ".cost.lock"):  # a second process on this folder waits, and finds it measured
+        costs = _costs(data, out, config, plan, device, cost_repeats)
     todo = [(arm, seed, _resolved(arm, seed, profile, settings, costs)) for seed in numbers for arm in plan]
     for arm, seed, wanted in todo:
         _check(out, arm, seed, wanted, about)
