@@ -28,14 +28,15 @@ LOOKS = {  # how a phrase stands to the query's own report: background, underlin
 def write(out: Path, data: Path, content: dict, device: torch.device) -> list[Path]:
     """Draw what the study's results allow → the files written. content: study.json."""
     folder, arms = Path(out) / "figures", content["arms"]
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     chance = next(iter(arms.values()))["metrics"]["chance"]["rsum"][0]
     pictures = {"spread": plotting.study_spread(arms, chance)}
     for when, suffix in (("", ""), ("_equal_time", "@time")):
         shown = [f"{f}-mba{suffix}" if f != "two-stream" else "two-stream-mba" for f in FRAMEWORKS]
         if len(there := {name: arms[name] for name in shown if name in arms}) > 1:
             pictures[f"fig3_retrieved{when}"] = plotting.retrieved_scores(there)
-    masks = {title: [arms[arm.name] for arm in (ARMS["mcr-mba"], *GROUPS[group]) if arm.name in arms]
+    masks = {title: [arms[arm.name] for arm in dict.fromkeys((ARMS["mask-0.5-0.25"], *GROUPS[group]))
+                     if arm.name in arms]
              for title, group in (("equal steps", "mask"), ("equal time", "mask@time"))}
     if masks := {title: found for title, found in masks.items() if len(found) > 1}:
         pictures["masks"] = plotting.mask_rates(masks)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks import choose
-from mcr_lib import checkpoint, claims, plotting, run_folder, step_cost, study, study_run, verdict
+from mcr_lib import checkpoint, claims, plotting, run_folder, step_cost, study, study_figures, study_run, verdict
 from mcr_lib.__main__ import main
 from mcr_lib.arms import ARMS, FRAMEWORKS, GROUPS, chosen
 from mcr_lib.config import ConfigError, read_config, resolve
@@ -349,3 +349,15 @@ def test_the_grid_of_mask_rates_is_drawn_where_it_was_run():
     assert len(texts) == 15 and texts[7] == "72\n70–74"  # 50 %, 25 %
     assert [label.get_text() for label in picture.axes[1].get_xticklabels()] == ["0%", "25%", "50%", "75%", "90%"]
     assert plotting.png(picture).startswith(b"\x89PNG")
+
+
+def test_figures_of_a_study_of_mask_rates_beside_the_profiles_own(tmp_path, whole):
+    """mcr-mba's settings name no rates: it stands in the grid as mask-0.5-0.25 only."""
+    content = json.loads((whole / "study.json").read_text())
+    mcr = content["arms"]["mcr-mba"]
+    for name in ("mask-0.5-0.25", "mask-0.0-0.25", "mask-0.0-0.25@time"):
+        content["arms"][name] = mcr | {"settings": ARMS[name].settings}
+    files = study_figures.write(tmp_path, tmp_path, content, CPU)
+    assert {"masks.png", "spread.png", "fig3_retrieved.png"} <= {path.name for path in files}
+    content["arms"] = {"mcr-mba": mcr}
+    assert "masks.png" not in [path.name for path in study_figures.write(tmp_path / "mcr", tmp_path, content, CPU)]
