@@ -5,7 +5,7 @@ Not a guesser: fields are found by exact column name, and another name is given 
     image        path, from the table's folder or --images-root; JPEG, PNG, TIFF, DICOM     required
     patient_id   splits are by patient, so without it no honest split is possible           required
     report       the text as it is; or findings and/or impression, joined by the policy     one of them required
-    study_id     the patient and the row's number if not given
+    study_id     the patient and the image's name if not given
     view         AP, PA, frontal, lateral …; labels: '|'-joined; split: train, validate, test (or val, dev)
 
 The table may grow: run again with more rows, and only images that are not there yet are read. An image is known by its

@@ -67,8 +67,9 @@ CLAIMS = (
     Claim(1, "recall that adding reconstruction costs: two-stream's drop minus MCR's", "rsum",
           {"contrastive-mba": 1.0, "two-stream-mba": -1.0, "contrastive-masked-mba": -1.0, "mcr-mba": 1.0},
           unit=POINTS),
-    Claim(1, "the same, equal time", "rsum", {"contrastive-mba@time": 1.0, "two-stream-mba": -1.0,
-                                              "contrastive-masked-mba@time": -1.0, "mcr-mba@time": 1.0}, unit=POINTS),
+    Claim(1, "recall that adding reconstruction costs, equal time: two-stream's drop minus MCR's", "rsum",
+          {"contrastive-mba@time": 1.0, "two-stream-mba": -1.0, "contrastive-masked-mba@time": -1.0,
+           "mcr-mba@time": 1.0}, unit=POINTS),
     Claim(1, "agreement of the tasks' gradients on the encoders at the end, MCR minus two-stream", "gradient_agreement",
           _minus("mcr-mba", "two-stream-mba"), unit="cosine"),
     Claim(2, "peak memory of a training step (CPU: resident; GPU: allocated), MCR / two-stream", "peak_bytes",
@@ -187,7 +188,8 @@ def headline(content: dict) -> str:
     """What a study was made of, in one line."""
     steps = sorted({arm["steps"] for arm in content["arms"].values()})
     seeds = sorted({len(arm["seeds"]) for arm in content["arms"].values()})
-    where = sorted({run["hardware"]["gpu"] or f"{run['hardware']['cpus']} CPU cores" for run in content["trained_on"]})
+    where = sorted({" in ".join(filter(None, (run["hardware"]["gpu"] or f"{run['hardware']['cpus']} CPU cores",
+                                              run.get("precision")))) for run in content["trained_on"]})
     commits = sorted({run["commit"] or "unknown" for run in content["trained_on"]})
     gallery = content["gallery"]
     return (f"{content['study']}{' (synthetic)' if content['data']['synthetic'] else ''}, profile "

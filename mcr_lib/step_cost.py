@@ -96,4 +96,3 @@ def measured(configs: dict[str, RunConfig], data: Path, device: torch.device,
             for key, value in values.items():
                 found[name][key].append(value)
     return found
-

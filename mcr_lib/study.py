@@ -86,7 +86,7 @@ def _result(out: Path, arm: str, seed: int) -> Path:
 def _costs(data: Path, out: Path, config: RunConfig, plan: list[Arm], device: torch.device, repeats: int) -> dict:
     """The costs in OUT/cost.json: of the two arms that the claims compare, and of those that arms of equal time need.
     What is not there is measured first; a second machine is handed the file."""
-    needs = {timed(arm): arm.time_of for arm in plan if arm.time_of}  # arm → the arm whose time it gets
+    needs = {_timed(arm): arm.time_of for arm in plan if arm.time_of}  # arm → the arm whose time it gets
     path = out / "cost.json"
     how = {"device": device.type, "batch_size": config.train.batch_size,
            "precision": str(autocast_dtype(config.train.precision, device) or torch.float32).removeprefix("torch.")}
@@ -109,7 +109,7 @@ def _costs(data: Path, out: Path, config: RunConfig, plan: list[Arm], device: to
     return costs
 
 
-def timed(arm: Arm) -> str:
+def _timed(arm: Arm) -> str:
     """The arm whose step an arm of equal time takes."""
     return arm.name.removesuffix("@time")
 
@@ -121,7 +121,7 @@ def _resolved(arm: Arm, seed: int, profile: str, settings: dict, costs: dict) ->
         return config
     if config.train.steps is None:
         raise RunError(f"arm {arm.name} takes its steps from those of {arm.time_of}: give them with --set steps=…")
-    steps = round(config.train.steps * costs["steps_of"][timed(arm)])
+    steps = round(config.train.steps * costs["steps_of"][_timed(arm)])
     return config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
 
 
@@ -224,8 +224,8 @@ def summarise(out: Path, *, profile: str, settings: dict, command: str) -> dict:
         **{k: v for k, v in run_folder.provenance().items() if k in ("commit", "time")},
         "data": found[0]["data"], "profile": profile, "settings": settings,
         "seeds": sorted({r["seed"] for r in found}), "gallery": _gallery(found[0]),
-        "trained_on": _distinct([{"hardware": r["hardware"], "versions": r["versions"], "commit": r["commit"]}
-                                 for r in found]),
+        "trained_on": _distinct([{"hardware": r["hardware"], "versions": r["versions"], "commit": r["commit"],
+                                  "precision": r["training"]["precision"]} for r in found]),
         "claims": claims.rows(found, costs["arms"]), "variants": claims.variant_rows(found), "repeat": repeat,
         "null_control": [{"arm": r["arm"], "seed": r["seed"], **r["both_orders"]} for r in found if "both_orders" in r],
         "arms": {arm: _arm(runs) for arm, runs in by_arm.items() if runs},
