@@ -173,12 +173,12 @@ def tables(files: list[Path]) -> str:
         if "claims" not in content:
             print(f"{path}: holds no claims, passed over", file=sys.stderr)
             continue
-        shown = [row for row in content["claims"] if row["unit"] != "ratio" or row not in costs]
-        costs += [row for row in shown if row["unit"] == "ratio"]
+        rows_of = [row for row in content["claims"] if row["unit"] != "ratio" or row not in costs]
+        costs += [row for row in rows_of if row["unit"] == "ratio"]
         parts += [f"{headline(content)}; `{Path(path).name}`. A row is made again by `{content['repeat']}`, with the "
                   "arms of its last column.", ""]
-        if any(row["verdict"] != NOT_MEASURED for row in shown):
-            parts += [markdown(shown), ""]
+        if any(row["verdict"] != NOT_MEASURED for row in rows_of):
+            parts += [markdown(rows_of), ""]
         if content.get("variants"):
             parts += ["Variants of MCR, by the same rule:", "", markdown(content["variants"]), ""]
     return "\n".join(parts)
@@ -218,15 +218,22 @@ def cells(row: dict) -> tuple[str, ...]:
     return row["claim"], row["measured"], effect, row["verdict"], detectable, row["arms"] or "–"
 
 
-def markdown(row_list: list[dict]) -> str:
-    """The rows as the README's table: a claim's text once, and what was not measured in one line below."""
-    lines, above = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"], None
+def shown(row_list: list[dict]) -> tuple[list[tuple[str, ...]], str]:
+    """The measured rows as cells, a claim's text once, and a sentence on what was not measured ("" if all was)."""
+    lines, above = [], None
     for row in row_list:
         if row["verdict"] != NOT_MEASURED:
-            claim, measured, effect, found, *rest = cells(row)
-            lines.append(f"| {'' if claim == above else claim} | {measured} | {effect} | **{found}** | "
-                         f"{' | '.join(rest)} |")
+            claim, *rest = cells(row)
+            lines.append(("" if claim == above else claim, *rest))
             above = claim
-    if missing := [row["measured"] for row in row_list if row["verdict"] == NOT_MEASURED]:
-        lines += ["", f"Not measured here: {'; '.join(missing)}."]
-    return "\n".join(lines)
+    missing = "; ".join(row["measured"] for row in row_list if row["verdict"] == NOT_MEASURED)
+    return lines, f"Not measured here: {missing}." if missing else ""
+
+
+def markdown(row_list: list[dict]) -> str:
+    """The rows as the README's table."""
+    lines, missing = shown(row_list)
+    table = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|",
+             *(f"| {claim} | {what} | {effect} | **{found}** | {' | '.join(rest)} |"
+               for claim, what, effect, found, *rest in lines)]
+    return "\n".join([*table, *(["", missing] if missing else [])])

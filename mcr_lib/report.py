@@ -176,10 +176,10 @@ def _study(content: dict) -> str:
 
 
 def _rows(rows: list[dict]) -> str:
+    lines, missing = claims.shown(rows)
     head = "".join(f"<th>{html.escape(name)}</th>" for name in claims.HEAD)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in claims.cells(row)) + "</tr>"
-                   for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in line) + "</tr>" for line in lines)
+    return f"<table><tr>{head}</tr>{body}</table><p>{html.escape(missing)}</p>"
 
 
 def _paper() -> str:

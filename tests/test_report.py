@@ -38,6 +38,9 @@ def test_a_study_of_this_run_and_a_committed_one_stand_side_by_side_and_say_whic
     text = report.write(tmp_path, {}, []).read_text()
     own, committed = text.split("Committed, not measured by this run: study_x.json")
     assert "Measured by this run" in own and "mine (synthetic)" in own and "+11.5 [+10.5, +12.5]" in own
+    (table,) = re.findall(r"<table>.*?</table>", own[own.index("mine (synthetic)"):], re.S)[:1]
+    assert table.count("<tr>") == 2 and "not measured" not in table  # the head and the one row that was measured
+    assert "Not measured here: state of the art on MIMIC-CXR; " in own
     assert "theirs (synthetic)" in committed and "-22.5 [-23.5, -21.5]" in committed and "+11.5" not in committed
     assert 'src="study/figures/spread.png"' in own and "has not measured them" not in text and "other.json" not in text
 
