@@ -51,17 +51,20 @@ def _minus(first: str, second: str) -> dict:
 
 POINTS = "points of RSum (0–600)"
 COSTS = ("mcr-mba", "two-stream-mba")  # the arms whose costs are divided, first by second
+RETRIEVAL = "Better retrieval (the paper: state of the art on MIMIC-CXR)"  # what these data can speak to
 CLAIMS = (
     Claim(0, "state of the art on MIMIC-CXR", "", {}),
-    Claim(0, "MCR against two-stream, equal steps", "rsum", _minus("mcr-mba", "two-stream-mba"), unit=POINTS),
-    Claim(0, "MCR against two-stream, equal time", "rsum", _minus("mcr-mba@time", "two-stream-mba"), unit=POINTS),
-    Claim(0, "MCR against contrastive on whole input, equal steps", "rsum", _minus("mcr-mba", "contrastive-mba"),
+    Claim(RETRIEVAL, "MCR against two-stream, equal steps", "rsum", _minus("mcr-mba", "two-stream-mba"),
           unit=POINTS),
-    Claim(0, "MCR against contrastive on masked input, equal steps", "rsum",
+    Claim(RETRIEVAL, "MCR against two-stream, equal time", "rsum", _minus("mcr-mba@time", "two-stream-mba"),
+          unit=POINTS),
+    Claim(RETRIEVAL, "MCR against contrastive on whole input, equal steps", "rsum",
+          _minus("mcr-mba", "contrastive-mba"), unit=POINTS),
+    Claim(RETRIEVAL, "MCR against contrastive on masked input, equal steps", "rsum",
           _minus("mcr-mba", "contrastive-masked-mba"), unit=POINTS),
-    Claim(0, "MCR against contrastive on whole input, equal time", "rsum",
+    Claim(RETRIEVAL, "MCR against contrastive on whole input, equal time", "rsum",
           _minus("mcr-mba@time", "contrastive-mba@time"), unit=POINTS),
-    Claim(0, "MCR against contrastive on masked input, equal time", "rsum",
+    Claim(RETRIEVAL, "MCR against contrastive on masked input, equal time", "rsum",
           _minus("mcr-mba@time", "contrastive-masked-mba@time"), unit=POINTS),
     # competition of a framework: the recall that reconstruction costs the contrastive task of the same input
     Claim(1, "recall that adding reconstruction costs: two-stream's drop minus MCR's", "rsum",
