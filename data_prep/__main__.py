@@ -58,7 +58,8 @@ def mimic_cxr(
     jpg_root: Annotated[Path, typer.Option(exists=True, help="Root of MIMIC-CXR-JPG: files/ and csv.gz.")],
     reports_root: Annotated[Path, typer.Option(exists=True, help="Root of the reports, or their zip.")],
     out: Out, size: Size = 512,
-    store_size: Annotated[int, typer.Option(min=0, help="Side of the packed store made at the end; 0: none.")] = 512,
+    store_size: Annotated[int, typer.Option(min=0, help="Side of the packed store made at the end (256: what the "
+                                            "profile base reads); 0: none.")] = 256,
     views: Views = "frontal", text_policy: TextPolicy = "findings+impression",
     sections_csv: Annotated[Path | None, typer.Option(exists=True, help="mimic_cxr_sectioned.csv of MIMIC-CXR's "
                                                       "own script, instead of our parser.")] = None,

@@ -15,6 +15,7 @@ split or label and a missing, truncated or re-encoded image, without reading 377
 import hashlib
 import json
 import os
+import re
 import secrets
 import zlib
 from collections import Counter
@@ -47,7 +48,7 @@ def read_table(path: Path, columns: list[str], origin: str) -> pd.DataFrame:
     """
     try:
         if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
+            table = pd.read_parquet(path).convert_dtypes()  # a missing value must not turn 123 into 123.0
             table = table.astype(object).where(table.notna(), "").astype(str)
         else:
             separator = "\t" if ".tsv" in path.suffixes else ","
@@ -57,6 +58,9 @@ def read_table(path: Path, columns: list[str], origin: str) -> pd.DataFrame:
             table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: {origin}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text: save it as such, or iconv -f cp1252 -t utf-8 {path} > new.csv"
+                        ) from None
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path} is not a readable table ({error}): {origin}") from error
     missing = [column for column in columns if column not in table.columns]
@@ -79,11 +83,11 @@ def split_of(patient_id: str, seed: int = 0) -> str:
 
 
 def view_name(text: str) -> str:
-    """AP, PA, Frontal, LL, XTABLE LATERAL … → frontal, lateral or unknown."""
-    words = text.upper().replace("-", " ").replace("_", " ").split()
-    if {"LATERAL", "LL", "RL", "LAT"} & set(words):
+    """AP, p.a., Frontal, LL, XTABLE LATERAL, seitlich … → frontal, lateral or unknown."""
+    words = set(re.split(r"[^A-Z]+", text.upper().replace(".", "")))
+    if {"LATERAL", "LL", "RL", "LAT", "SEITLICH", "SEITL"} & words:
         return "lateral"
-    return "frontal" if {"FRONTAL", "AP", "PA"} & set(words) else "unknown"
+    return "frontal" if {"FRONTAL", "AP", "PA"} & words else "unknown"
 
 
 class Funnel:
@@ -159,11 +163,12 @@ def start(out: Path, source: dict, may_change: str = "") -> None:
         if changed:
             raise DataError(f"{out} was begun with other settings ({'; '.join(changed)}): "
                             "use the same ones, another --out, or remove it")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and not all(entry.name.startswith(f".{begun.name}") for entry in out.iterdir()):
         raise DataError(f"{out} holds other files: choose an empty or new folder for --out")
-    (out / "images").mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     if not begun.exists() and not (out / "dataset.json").exists():
-        write_json(begun, settings)
+        write_json(begun, settings)  # before images/: a shard that starts a moment later finds it
+    (out / "images").mkdir(exist_ok=True)
 
 
 def finish(out, rows, *, funnel, quarantine, name, licence, synthetic, text_policy, source) -> None:
@@ -173,17 +178,19 @@ def finish(out, rows, *, funnel, quarantine, name, licence, synthetic, text_poli
     source: how the folder was made, kept in dataset.json.
     """
     out = Path(out)
+    with atomic(out / "quarantine.csv") as temporary:
+        pd.DataFrame(sorted(quarantine), columns=["path", "reason"]).to_csv(temporary, index=False)
     if len(rows) == 0:
         steps = ", ".join(f"{step} {count:,}" for step, count in funnel.items())
         why = ", ".join(f"{reason} {count:,}" for reason, count in reasons(quarantine).items())
-        raise DataError(f"no image–report pair is left for {out} ({steps}): {why or 'the source is empty'}")
+        raise DataError(f"no image–report pair is left for {out} ({steps}): " + (
+            f"{why}; the first: {min(quarantine)[1]}; all are named in {out / 'quarantine.csv'}" if why else
+            "the source is empty"))
     table = pd.DataFrame(rows)
     _check_columns(table, out)
     table = table[COLUMNS].fillna("").astype(str).sort_values("pair_id", ignore_index=True)
     _check_rows(table, out)
     digest, left_out = content_sha256(out, table), reasons(quarantine)
-    with atomic(out / "quarantine.csv") as temporary:
-        pd.DataFrame(sorted(quarantine), columns=["path", "reason"]).to_csv(temporary, index=False)
     write_json(out / "funnel.json", funnel)
     write_json(out / "dataset.json", {
         "name": name, "licence": licence, "synthetic": synthetic, "text_policy": text_policy,

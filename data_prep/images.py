@@ -40,9 +40,10 @@ def read_gray(path, short_side: int | None = None) -> Image.Image:
                 return Image.fromarray(to_8bit(np.asarray(image)))
             return image.convert("L")
     except FileNotFoundError:
-        raise ImageError("image file missing") from None
+        raise ImageError(f"image file missing: {path}") from None
     except Exception as error:  # decoders raise whatever they like; the caller only needs the reason
-        raise ImageError(f"image not readable: {error or type(error).__name__}".splitlines()[0]) from error
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ImageError(f"image not readable: {why}") from error
 
 
 def to_8bit(pixels: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
@@ -96,12 +97,13 @@ def store(source, target, short_side: int) -> tuple[str, str]:
     """Write `source` to `target` (without suffix) → (file name, ""), or ("", why it was not possible).
 
     An 8-bit grayscale JPEG or PNG within the size is copied byte for byte, after decoding it to be sure that
-    it is whole; all else becomes JPEG quality 95. What is already there is left as it is.
+    it is whole; all else becomes JPEG quality 95. What is already there is left as it is, unless the source is newer.
     """
     target = Path(target)
     for suffix in (".jpg", ".png"):
-        if target.with_name(target.name + suffix).exists():
-            return target.name + suffix, ""
+        there = target.with_name(target.name + suffix)
+        if there.exists() and not _newer(Path(source), there):
+            return there.name, ""
     try:
         suffix = _copy_suffix(Path(source), short_side)
         if not suffix:
@@ -116,6 +118,10 @@ def store(source, target, short_side: int) -> tuple[str, str]:
         else:
             image.save(temporary, "JPEG", quality=95)
     return name, ""
+
+
+def _newer(source: Path, target: Path) -> bool:
+    return source.exists() and source.stat().st_mtime > target.stat().st_mtime
 
 
 def store_all(table: pd.DataFrame, out: Path, size: int, processes: int | None, funnel: Funnel) -> pd.DataFrame:
@@ -138,9 +144,14 @@ def _copy_suffix(source: Path, short_side: int) -> str:
             image.load()
             return ".jpg" if image.format == "JPEG" else ".png"
     except FileNotFoundError:
-        raise ImageError("image file missing") from None
+        raise ImageError(f"image file missing: {source}") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return ""  # DICOM, or broken: read_gray finds out which
+
+
+def cores() -> int:
+    """CPU cores that this process may use; where the system does not say (macOS), those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def each(function: Callable, jobs: Iterable, processes: int | None, label: str, batch: int = 32) -> Iterator:
@@ -149,8 +160,7 @@ def each(function: Callable, jobs: Iterable, processes: int | None, label: str, 
     `batch` jobs are handed over at a time. A few jobs are done in this process: starting others takes longer.
     """
     jobs = list(jobs)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    processes = min(processes or cores, len(jobs) // (8 * batch) + 1)
+    processes = min(processes or cores(), len(jobs) // (8 * batch) + 1)
     bar = dict(total=len(jobs), desc=label, mininterval=0.5 if sys.stderr.isatty() else 30)
     if processes <= 1:
         yield from tqdm((function(*job) for job in jobs), **bar)

@@ -104,7 +104,7 @@ def _begin(part: Path, done_file: Path, about: dict) -> set[int]:
     need, free = about["rows"] * about["size"] ** 2, shutil.disk_usage(part.parent).free
     if need > free:
         raise DataError(f"the packed store needs {need / 1e9:,.1f} GB and {part.parent} has {free / 1e9:,.1f} GB "
-                        "free: make room, or use a smaller size")
+                        "free: make room, or use a smaller size (--size of pack, --store-size of mimic-cxr)")
     shape = (about["rows"], about["size"], about["size"])
     np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
     if hasattr(os, "posix_fallocate"):  # a full disk must be an error here, not a bus error in a worker

@@ -24,6 +24,7 @@ from .folder import DataError, Funnel
 REQUIRED = ("image", "patient_id")
 TEXTS = ("report", "findings", "impression")
 OPTIONAL = ("study_id", "view", "labels", "split")
+NOTHING = {"null", "nan", "none", "n/a", "na", "<na>"}  # how databases and R write that there is no value
 SPLIT_NAMES = {"train": "train", "training": "train", "test": "test",
                **dict.fromkeys(["validate", "validation", "valid", "val", "dev"], "validate")}
 
@@ -48,6 +49,8 @@ def write(path: Path, out: Path, images_root: Path, columns: list[str], *, name:
     rows = images.store_all(rows, out, size, processes, funnel)
     folder.finish(out, rows, funnel=funnel.steps, quarantine=funnel.quarantine, name=name, licence=licence,
                   synthetic=False, text_policy=text_policy, source=source)
+    if unknown := int((rows["view"] == "unknown").sum()):
+        print(f"{unknown:,} rows have no view that is known (PA, AP, frontal, lateral); they count as frontal")
     kept = {out / image for image in rows.image_path}
     for file in (out / "images").iterdir():
         if file not in kept:
@@ -67,9 +70,11 @@ def read(path: Path, columns: list[str]) -> pd.DataFrame:
         raise DataError(f"{path} has no column report, findings or impression: name one with --column report=NAME")
     rows = pd.DataFrame({field: table.get(names.get(field, field), pd.Series("", table.index))
                          for field in (*REQUIRED, *TEXTS, *OPTIONAL)})
+    for field in rows:
+        value = rows[field].str.strip()
+        rows[field] = value.mask(value.str.lower().isin(NOTHING), "")
     for field in TEXTS:
         rows[field] = rows[field].map(sections.clean)
-    rows["image"], rows["patient_id"] = rows.image.str.strip(), rows.patient_id.str.strip()
     rows["target"] = [f"{hashlib.sha256(image.encode()).hexdigest()[:12]}_" + re.sub(r"[^\w.-]+", "_", Path(image).stem)
                       for image in rows.image]
     again = rows.groupby("target").cumcount()  # an image may stand in several rows

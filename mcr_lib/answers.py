@@ -231,6 +231,8 @@ class Searcher:
         """The k distinct reports that fit an image best; row: its place, if it is one of the gallery's. Lit are the
         patches that speak for the best report, or for one of its words."""
         if self.model is None:
+            if row is None:
+                raise QueryError("this search has no model to look at an image: choose one of the gallery")
             seen, feature = None, self.index.features["images"][row]
         else:
             seen = self.look([pixels], [row or 0], pooled=True)[0]

@@ -18,6 +18,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -118,16 +120,12 @@ def make_batch(model: MCRConfig, pairs: int, device: torch.device, lengths=None)
 # --- counting and measuring
 
 def count(trainer: Trainer, model: MCRConfig, pairs: int, device: torch.device, lengths) -> dict[str, int]:
-    """FLOPs of a step, bytes it keeps for the backward pass, and the least bytes it must move, for `pairs` pairs.
-
-    Moved: weights read twice, gradients written and read, weights and both moments of AdamW read and written, what is
-    kept written and read. Counted in a step of COUNTED pairs at most, and scaled.
-    """
+    """FLOPs of a step and bytes it keeps for the backward pass, for `pairs` pairs: counted in a step of COUNTED pairs
+    at most, and scaled."""
     kept, batch = [], make_batch(model, min(pairs, COUNTED), device, lengths)
     flops = cost.flops(lambda: kept.append(cost.kept_bytes(trainer.model, trainer.train_step, [batch])))
     flops, kept = (n * pairs // min(pairs, COUNTED) for n in (flops, kept[0]))
-    weights = sum(p.nbytes for p in trainer.model.parameters())
-    return {"flops": flops, "kept_bytes": kept, "moved_bytes": 10 * weights + 2 * kept, "weight_bytes": weights}
+    return {"flops": flops, "kept_bytes": kept}
 
 
 def interleaved(calls: dict[str, Callable], rounds: int, device: torch.device) -> dict[str, list[float]]:
@@ -148,13 +146,11 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def machine_calls(dtype: torch.dtype, device: torch.device) -> tuple[dict[str, Callable], dict[str, float]]:
-    """The two rates of the floor as calls, and how much each does: FLOPs of a large product, bytes of a large copy."""
-    n, size = (8192, 2**30) if device.type == "cuda" else (2048, 2**28)
+def large_product(dtype: torch.dtype, device: torch.device) -> tuple[Callable, int]:
+    """What gives the floor its rate: one large matrix product as a call, and its FLOPs."""
+    n = 8192 if device.type == "cuda" else 2048
     a, b, c = (torch.randn(n, n, device=device).to(dtype) for _ in range(3))
-    source, target = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
-    return {"matmul": lambda: torch.mm(a, b, out=c), "copy": lambda: target.copy_(source)}, \
-           {"matmul": 2 * n**3, "copy": 2 * size}
+    return lambda: torch.mm(a, b, out=c), 2 * n**3
 
 
 def peak_above(trainer: Trainer, batch: Batch, device: torch.device) -> int:
@@ -178,6 +174,16 @@ def peak_above(trainer: Trainer, batch: Batch, device: torch.device) -> int:
 
 def _resident(key: str) -> int:
     return 1024 * int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
+def in_own_process(context, function: Callable, name: str, *args):
+    """function(name, *args) in a fresh process; RunError, with the name of what it measures, if that dies."""
+    with ProcessPoolExecutor(1, mp_context=context) as own:
+        try:
+            return own.submit(function, name, *args).result()
+        except BrokenProcessPool:
+            raise run_folder.RunError(f"the process that measured a step of {name} died, most likely out of memory; "
+                                      "try a smaller batch size") from None
 
 
 def _peak_of_own_process(name: str, config: dict, pairs: int) -> int:
@@ -233,30 +239,28 @@ def measure_steps(config: RunConfig, pairs: int, rounds: int, device: torch.devi
                                 **count(trainer, model, pairs, device, LENGTHS[kind])}
             calls[name, kind] = partial(timed[name].train_step, [batch])
     dtype = eager["mcr"].autocast_dtype or torch.float32
-    machine, work = machine_calls(dtype, device)
+    product, product_flops = large_product(dtype, device)
     if cuda:
         for key, call in calls.items():
             call()  # compiles
             rows[key]["peak_bytes"] = peak_above(timed[key[0]], call.args[0][0], device)
-    seconds = interleaved(machine | calls, rounds, device)
-    rate, bandwidth = (work[k] / statistics.median(seconds[k]) for k in ("matmul", "copy"))
+    seconds = interleaved({"product": product} | calls, rounds, device)
+    rate = product_flops / statistics.median(seconds["product"])
     for key, row in rows.items():
         median = statistics.median(seconds[key])
         row |= {"seconds": seconds[key], "median": median, "precision": str(dtype).removeprefix("torch."),
-                "pairs_per_second": pairs / median, "matmul_flops_per_second": rate, "bytes_per_second": bandwidth,
-                "floor_seconds": row["flops"] / rate, "over_floor": median * rate / row["flops"],
-                "moved_seconds": row["moved_bytes"] / bandwidth}
+                "pairs_per_second": pairs / median, "matmul_flops_per_second": rate,
+                "floor_seconds": row["flops"] / rate, "over_floor": median * rate / row["flops"]}
         if cuda:
             gpu = torch.cuda.get_device_name(device)
             peak = next((flops for name, flops in PEAK_FLOPS.items() if name in gpu), None)
             row["utilisation"] = peak and row["flops"] / median / peak
-    del eager, timed, calls, machine
+    del eager, timed, calls, product
     gc.collect()
     if not cuda:
         with patch.dict(os.environ, ALLOCATOR):  # read by the processes started here
             for name in progress(list(subjects(model)), desc="memory", leave=False):
-                with multiprocessing.get_context("spawn").Pool(1) as own:
-                    peak = own.apply(_peak_of_own_process, (name, config.model_dump(), pairs))
-                rows[name, "full"]["peak_bytes"] = peak
+                rows[name, "full"]["peak_bytes"] = in_own_process(
+                    multiprocessing.get_context("spawn"), _peak_of_own_process, name, config.model_dump(), pairs)
     return list(rows.values())
 

@@ -8,7 +8,6 @@ adds when a store is larger than memory is not measured.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -67,7 +66,7 @@ def reading(data: Path, device: torch.device, pairs: int = 32, rounds: int = 3) 
     def decode(path: Path) -> np.ndarray:
         return images.letterbox(images.read_gray(path, size), size)
 
-    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(images.cores()) as pool:
         for kind, shape in sizes.items():
             (Path(place) / kind).mkdir()
             for i, name in enumerate(loader.table["image_path"].iloc[:pairs]):

@@ -142,6 +142,8 @@ def resolve(profile: str, settings: dict | None = None) -> RunConfig:
     if profile not in PROFILES:
         raise ConfigError(f"unknown profile {profile!r}; there are: {', '.join(PROFILES)}")
     chosen = {**PROFILES[profile], **(settings or {})}
+    if "epochs" in (settings or {}) and "steps" not in settings:
+        chosen["steps"] = None  # the profile's steps would win
     known = {**TrainConfig.model_fields, **MCRConfig.model_fields}
     for key in chosen:
         if key not in known:

@@ -6,9 +6,9 @@ Which pairs make up step s follows from (seed, s) alone, so any process can make
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -34,17 +34,23 @@ def store_size(img_size: int) -> int:
     return round(img_size * 8 / 7)
 
 
+def usable_rows(table: pd.DataFrame, split: str, views: str) -> np.ndarray:
+    """Which rows of the manifest are of the split and of the views; where no view is known, a row counts as frontal."""
+    return np.flatnonzero((table["split"] == split) & ((views == "all") | (table["view"] != "lateral")))
+
+
 class PairData:
     """The pairs of one split, ready to be cut into batches."""
 
-    def __init__(self, data: Path, split: str, tokenizer, model: MCRConfig, views: str = "frontal"):
-        """Raises data_prep.folder.DataError when the folder is not whole or the split has no usable pair."""
+    def __init__(self, data: Path, split: str, tokenizer, model: MCRConfig, views: str = "frontal", least: int = 2):
+        """Raises data_prep.folder.DataError when the folder is not whole or the split has fewer than `least` usable
+        pairs."""
         self.path, self.model, self.views = Path(data), model, views
         table = folder.read(self.path)
-        rows = np.flatnonzero((table["split"] == split) & ((views == "all") | (table["view"] != "lateral")))
-        if len(rows) < 2:
+        rows = usable_rows(table, split, views)
+        if len(rows) < least:
             raise folder.DataError(f"{self.path}: split {split!r} has {len(rows)} usable pairs; it has: "
-                                   f"{dict(table['split'].value_counts())}")
+                                   f"{table['split'].value_counts().to_dict()}")
         self.rows = rows  # manifest rows, which are also rows of the store
         self.table = table.iloc[rows].reset_index(drop=True)
         self.pad_token_id = tokenizer.pad_token_id
@@ -185,40 +191,15 @@ class TrainBatches:
 
 def _read_ahead(source: Iterator, depth: int = 2) -> Iterator:
     """Run `source` in a thread, `depth` items ahead; an error there is raised here."""
-    ready: queue.Queue = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(item) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work():
+    end = object()
+    with ThreadPoolExecutor(1, "reader") as reader:
+        ready = deque(reader.submit(next, source, end) for _ in range(depth))
         try:
-            for item in source:
-                if not put((item, None)):
-                    return
-            put((None, StopIteration()))
-        except BaseException as error:
-            put((None, error))
-
-    reader = threading.Thread(target=work, daemon=True)
-    reader.start()
-    try:
-        while True:
-            item, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item
-    finally:
-        stop.set()
-        reader.join(timeout=10)  # a thread still at work when the interpreter ends can abort the whole process
+            while (item := ready.popleft().result()) is not end:
+                ready.append(reader.submit(next, source, end))
+                yield item
+        finally:
+            reader.shutdown(cancel_futures=True)  # what is being read is waited for, what is not begun is dropped
 
 
 def table_of(data: PairData) -> pd.DataFrame:

@@ -17,7 +17,7 @@ import torch
 from data_prep import folder as data_folder
 
 from .config import read_config
-from .data import PairData, table_of
+from .data import PairData, table_of, usable_rows
 from .index import SIDES, Index
 from .run_folder import RunError, describe_data, encode, load, weights_sha256, write_json
 
@@ -70,8 +70,10 @@ def _write(path: Path, run: Path, data: Path, made_for: dict, device: torch.devi
     model, tokenizer = load(run, device)
     views, split = read_config(run / "config.yaml").train.views, made_for["split"]
     older, index = _older(path.parent, made_for["weights"]), None
-    for name in [split] if split else sorted(data_folder.read(data)["split"].unique()):
-        part = PairData(data, name, tokenizer, model.config, views)
+    there = data_folder.read(data)
+    names = [split] if split else [name for name in data_folder.SPLITS if len(usable_rows(there, name, views))]
+    for name in names:
+        part = PairData(data, name, tokenizer, model.config, views, least=1)
         table = table_of(part)
         for rows in np.array_split(np.arange(len(part)), range(CHUNK, len(part), CHUNK)):
             made_of = _made_of(part, rows)

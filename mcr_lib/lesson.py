@@ -82,11 +82,14 @@ class Lesson:
         return folder
 
     def train(self, name: str = "mcr-mba", callbacks=(), **settings) -> Path:
-        """The run folder `out/name`, trained with the profile and `settings`; only if it is not there whole yet."""
-        run = self.out / name
+        """The run folder `out/name`, trained with the profile and `settings`; only if it is not there whole yet.
+        Raises RunError, ConfigError if what is there is of other data or settings."""
+        run, config = self.out / name, resolve(self.profile, {"seed": self.seed, **settings})
+        started = (run / "config.yaml").exists()
+        if started:
+            run_folder.begun(run, self.data, config)
         if not (run / "manifest.json").exists():
-            run_folder.train(self.data, run, resolve(self.profile, {"seed": self.seed, **settings}), device=self.device,
-                             resume=(run / "config.yaml").exists(), callbacks=callbacks,
+            run_folder.train(self.data, run, config, device=self.device, resume=started, callbacks=callbacks,
                              command=f"notebook {self.name}")
         return run
 

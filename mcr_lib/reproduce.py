@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 
 from . import report, run_folder, study, study_figures
 from .lesson import ROOT, Lesson, Parameters, environment
@@ -70,6 +71,8 @@ def _run(source: Path, out: Path, parameters: Parameters) -> dict:
                                    progress_bar=False, extra_arguments=["--log-level=ERROR"])
     except papermill.PapermillExecutionError as failure:
         error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
+    except DeadKernelError:
+        error = "its kernel died, most likely out of memory"
     report.notebook_html(executed, readable)
     return {"name": source.stem, "title": _title(source), "seconds": time.perf_counter() - start, "error": error,
             "html": f"notebooks/{readable.name}", "ipynb": f"notebooks/{executed.name}"}

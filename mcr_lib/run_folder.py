@@ -28,7 +28,7 @@ from data_prep.folder import write_json
 
 from . import checkpoint, distributed, retrieval
 from .config import ConfigError, RunConfig, read_config
-from .data import PairData, TrainBatches, prepare_images, store_size
+from .data import PairData, TrainBatches, prepare_images, store_size, usable_rows
 from .masking import random_masking
 from .modality_gap import modality_gap
 from .model import MCR
@@ -55,10 +55,11 @@ def pick_device(name: str = "auto") -> torch.device:
         if int(os.environ["LOCAL_RANK"]) >= gpus:
             raise RunError(f"{os.environ['LOCAL_WORLD_SIZE']} processes on this machine, but {gpus} GPUs: "
                            f"use --nproc-per-node {gpus}, or --device cpu")
-        torch.cuda.set_device(name)
     try:
-        torch.empty(1, device=name)
-        return torch.device(name)
+        device = torch.empty(1, device=name).device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # what is measured is measured there
+        return device
     except (RuntimeError, AssertionError) as error:
         raise RunError(f"device {name!r} is not to be had here: {str(error).splitlines()[0]}") from None
 
@@ -75,11 +76,13 @@ def train(data: Path, run: Path, config: RunConfig, *, resume: bool = False, dev
     data, run = Path(data), Path(run)
     trainer, config, tokenizer = distributed.together(
         lambda: _prepare(data, run, config, resume=resume, device=device, callbacks=callbacks))
-    distributed.main_does(lambda: _open(run, config, tokenizer, resume))
+    distributed.main_does(lambda: _open(run, data, config, tokenizer, resume))
     if resume:
         for line in [*trainer.resume(), f"resumed at step {trainer.step}"]:
             if distributed.rank() == 0:
                 print(line)
+        if trainer.step == trainer.batches.total_steps and distributed.main_does((run / "manifest.json").exists):
+            return trainer  # its manifest says when and by what it was trained
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     trainer.fit()
@@ -103,7 +106,7 @@ def _prepare(data: Path, run: Path, config: RunConfig, *, resume: bool, device: 
     if resume:
         if not (run / "config.yaml").exists():
             raise RunError(f"{run}: nothing to resume, there is no config.yaml; train without --resume first")
-        config = _same_config(read_config(run / "config.yaml"), config)
+        config = begun(run, data, config)
         tokenizer = load_tokenizer(run / "tokenizer")
     else:
         if (run / "config.yaml").exists():
@@ -119,15 +122,18 @@ def _prepare(data: Path, run: Path, config: RunConfig, *, resume: bool, device: 
             model.report_encoder.load_weights(config.model.text_weights)
     pairs = PairData(data, "train", tokenizer, config.model, config.train.views)
     batches = TrainBatches(pairs, config.train, device)
+    if distributed.rank() == 0 and len(pairs) < config.train.batch_size:
+        print(f"{len(pairs)} pairs to train on, fewer than batch_size={config.train.batch_size}: a pair stands in a "
+              f"step several times and counts as its own wrong answer; give --set batch_size={len(pairs)}, or less")
     longest = config.model.max_text_length
     if distributed.rank() == 0 and (full := (pairs.lengths == longest).mean()) >= 0.01:
         print(f"{full:.0%} of the reports fill {longest} tokens and end there; --set max_text_length=… keeps more")
     validate = None
-    if (table["split"] == "validate").sum() >= 2:
+    if len(usable_rows(table, "validate", config.train.views)) >= 2:
         watched = PairData(data, "validate", tokenizer, config.model, config.train.views)
         validate = partial(_validate, model, watched, device)
     elif distributed.rank() == 0:
-        print(f"{data}: no validate split, so no checkpoint is known to be the best")
+        print(f"{data}: no pairs to validate with, so no checkpoint is known to be the best")
     return Trainer(model, batches, config.train, run=run, device=device, callbacks=callbacks,
                    validate=validate), config, tokenizer
 
@@ -143,7 +149,7 @@ def _validate(model: MCR, pairs: PairData, device: torch.device) -> float:
         clusters=shown["patient_id"].tolist(), n_bootstrap=0)["rsum"])
 
 
-def _open(run: Path, config: RunConfig, tokenizer, resume: bool) -> None:
+def _open(run: Path, data: Path, config: RunConfig, tokenizer, resume: bool) -> None:
     """Make the run folder, or see that it can be written to. config.yaml comes last: with it there is a run."""
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -151,6 +157,7 @@ def _open(run: Path, config: RunConfig, tokenizer, resume: bool) -> None:
             raise OSError("it is read-only")
         if not resume:
             tokenizer.save_pretrained(run / "tokenizer")
+            write_json(run / "data.json", describe_data(data))
             partial_file = run / ".config.yaml.partial"
             partial_file.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
             partial_file.replace(run / "config.yaml")
@@ -286,7 +293,7 @@ def encode_query(model: MCR, tokenizer, *, text: str | None = None, image: Path 
         return model.encode_image(x.to(device))[0].cpu()
     if not text or not text.strip():
         raise RunError("the query is empty; write a few words of a report")
-    input_ids = torch.from_numpy(tokenize(tokenizer, [text], model.config.max_text_length)[0])[None].to(device)
+    input_ids = torch.from_numpy(tokenize(tokenizer, [text], model.config.max_text_length, 0.5)[0])[None].to(device)
     return model.encode_text(input_ids, torch.ones_like(input_ids))[0].cpu()
 
 
@@ -318,7 +325,7 @@ def provenance(command: str | None = None) -> dict:
         "command": command, "commit": commit(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
-        "hardware": {"cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(), "cpu": cpu_name(),
+        "hardware": {"cpus": images.cores(), "machine": platform.machine(), "cpu": cpu_name(),
                      "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
     }
 
@@ -348,14 +355,19 @@ def with_vocabulary(config: RunConfig, tokenizer) -> RunConfig:
     return config.model_copy(update={"model": model})
 
 
-def _same_config(stored: RunConfig, asked: RunConfig) -> RunConfig:
-    """The stored configuration, unless what is asked for differs from it in anything but the vocabulary. Into how many
-    parts a step is cut may change: its gradient stays the same."""
+def begun(run: Path, data: Path, asked: RunConfig) -> RunConfig:
+    """The configuration of a run that was begun. Raises RunError if that was on other data, ConfigError if what is
+    asked for differs in anything but the vocabulary. Into how many parts a step is cut may change: its gradient stays
+    the same."""
+    stored, before, now = read_config(run / "config.yaml"), run / "data.json", describe_data(data)
+    if before.exists() and (other := data_folder.read_json(before))["sha256"] != now["sha256"]:
+        raise RunError(f"{run} was begun on other data than {data} is now ({other['name']}, SHA-256 "
+                       f"{other['sha256'][:12]}, now {now['sha256'][:12]}): name another folder for a new run")
     for part in ("model", "train"):
         a, b = getattr(stored, part).model_dump(), getattr(asked, part).model_dump()
         for key in a.keys() - {"vocab_size", "special_token_ids", "mask_token_id", "accumulation"}:
             if a[key] != b[key]:
-                raise ConfigError(f"--resume: this run was started with {key}={a[key]!r}, now it is {b[key]!r}; "
+                raise ConfigError(f"{run} was started with {key}={a[key]!r}, now it is {b[key]!r}; "
                                   "resume with the same settings, or start another run")
     train = stored.train.model_copy(update={"accumulation": asked.train.accumulation})
     return stored.model_copy(update={"train": train})

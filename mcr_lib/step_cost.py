@@ -16,7 +16,7 @@ from torch import Tensor
 from data_prep import folder
 
 from . import cost, run_folder
-from .benchmark import make_batch
+from .benchmark import in_own_process, make_batch
 from .config import RunConfig
 from .data import PairData, TrainBatches
 from .model import MCR
@@ -39,9 +39,10 @@ def step_flops(config: RunConfig, pairs: int = 2) -> float:
     return cost.flops(step) / pairs
 
 
-def _measure(config: RunConfig, data: Path, tokenizer: Path, device: torch.device) -> dict[str, float]:
+def _measure(_name: str, config: dict, data: Path, tokenizer: Path, device: torch.device) -> dict[str, float]:
     """Mean seconds of a step, waiting for its data included, and peak bytes above what the process held when it had
     read those data and had no model."""
+    config = RunConfig.model_validate(config)
     pairs = PairData(data, "train", load_tokenizer(tokenizer), config.model, config.train.views)
     batches = TrainBatches(pairs, config.train, device)
     for _ in batches(0, WARM_UP + STEPS):
@@ -61,11 +62,6 @@ def _measure(config: RunConfig, data: Path, tokenizer: Path, device: torch.devic
     return {"seconds": (ends[-1] - ends[WARM_UP - 1]) / STEPS, "peak_bytes": run_folder.peak_memory(device) - before}
 
 
-def _child(config: dict, data: Path, tokenizer: Path, device: str, sender) -> None:
-    sender.send(_measure(RunConfig.model_validate(config), data, tokenizer, torch.device(device)))
-    sender.close()
-
-
 def measured(configs: dict[str, RunConfig], data: Path, device: torch.device,
              repeats: int = REPEATS) -> dict[str, dict]:
     """name → {seconds, peak_bytes: a list, one per repeat; flops: per pair} of a step of each configuration on the
@@ -82,17 +78,8 @@ def measured(configs: dict[str, RunConfig], data: Path, device: torch.device,
     with tempfile.TemporaryDirectory() as kept:
         tokenizer.save_pretrained(kept)
         for name in progress(list(configs) * repeats, desc="cost of a step", unit="process", leave=False):
-            receiver, sender = context.Pipe(duplex=False)
-            child = context.Process(target=_child, args=(configs[name].model_dump(mode="json"), data, Path(kept),
-                                                         str(device), sender))
-            child.start()
-            sender.close()
-            try:
-                values = receiver.recv()
-            except EOFError:
-                raise run_folder.RunError(f"the process that measured a step of {name} died, most likely out of "
-                                          "memory; try --set batch_size=…") from None
-            child.join()
+            values = in_own_process(context, _measure, name, configs[name].model_dump(mode="json"), data, Path(kept),
+                                    device)
             for key, value in values.items():
                 found[name][key].append(value)
     return found

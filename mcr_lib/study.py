@@ -21,10 +21,12 @@ import numpy as np
 import torch
 
 from data_prep.folder import locked
+from data_prep.folder import read as read_folder
 
 from . import claims, nlg, run_folder, step_cost
 from .arms import ARMS, GROUPS, Arm, chosen
 from .config import ConfigError, RunConfig, read_config, resolve
+from .data import usable_rows
 from .precision import autocast_dtype
 from .run_folder import RunError, write_json
 from .study_run import keep_middle, measure
@@ -45,7 +47,11 @@ def study(data: Path, out: Path, *, arms: str = "core", seeds: str = "5", profil
     data, out, settings = Path(data), Path(out), settings or {}
     plan, numbers = chosen(arms), which_seeds(seeds)
     config = resolve(profile, settings)
-    about = run_folder.describe_data(data)
+    about, table = run_folder.describe_data(data), read_folder(data)
+    for split in ("train", "validate", "test"):
+        if len(usable_rows(table, split, config.train.views)) < 2:
+            raise RunError(f"{data}: a study needs pairs to train on, to validate with and to test; split {split!r} "
+                           "has fewer than 2")
     (out / "results").mkdir(parents=True, exist_ok=True)
     for half in merge:
         _merge(Path(half), out)
@@ -169,7 +175,8 @@ def _do(data: Path, out: Path, arm: Arm, seed: int, config: RunConfig, device: t
     """Train one arm with one seed, or find an arm that is the same under another name, and leave the result file."""
     for path in sorted((out / "results").glob(f"*-seed{seed}.json")):
         other = json.loads(path.read_text())
-        if _flat(other["config"]) == _flat(config.model_dump(mode="json")):
+        whole = arm not in GROUPS["null"] or "both_orders" in other
+        if whole and _flat(other["config"]) == _flat(config.model_dump(mode="json")):
             write_json(_result(out, arm.name, seed), other | {"arm": arm.name, "same_as": other["arm"]})
             return
     run = out / "runs" / f"{arm.name}-seed{seed}"
@@ -183,7 +190,6 @@ def _do(data: Path, out: Path, arm: Arm, seed: int, config: RunConfig, device: t
     measured = measure(data, run, device, null=arm in GROUPS["null"], scored=scored)
     write_json(_result(out, arm.name, seed),
                {"arm": arm.name, "seed": seed, **measured, **run_folder.provenance(command)})
-
 
 
 # --------------------------------------------------------------------------------------------------- what it says

@@ -34,6 +34,7 @@ class ReportEncoder(nn.Module):
             add_pooling_layer=False,
         )
 
+    @torch.compiler.disable(recursive=False)  # each new tuple of lengths would compile the whole model again
     def forward(self, input_ids: Tensor, attention_mask: Tensor, lengths: tuple[int, ...] = ()) -> Tensor:
         """input_ids, attention_mask (N, T), padding on either side → (N, T, D); padded positions hold no meaning.
 

@@ -64,15 +64,16 @@ def vocabulary_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256("\n".join(word for word, _ in words).encode()).hexdigest()
 
 
-def tokenize(tokenizer: PreTrainedTokenizerFast, reports: list[str], max_length: int) -> list[np.ndarray]:
+def tokenize(tokenizer: PreTrainedTokenizerFast, reports: list[str], max_length: int,
+             most_unknown: float = 0.1) -> list[np.ndarray]:
     """Reports → int64 id arrays with [CLS] and [SEP], cut to max_length.
 
-    Raises ConfigError if more than a tenth of the tokens is unknown: the tokenizer is not one for these reports.
+    Raises ConfigError if more than a share of the tokens is unknown: the tokenizer is not one for these reports.
     """
     ids = [np.array(i, dtype=np.int64) for i in tokenizer(reports, truncation=True, max_length=max_length)["input_ids"]]
     total = sum(len(i) - 2 for i in ids)
     unknown = sum(int((i == tokenizer.unk_token_id).sum()) for i in ids)
-    if unknown > 0.1 * total:
+    if unknown > most_unknown * total:
         raise ConfigError(f"tokenizer: {unknown} of {total} tokens are unknown; it does not fit these reports")
     return ids
 

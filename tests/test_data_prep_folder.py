@@ -89,6 +89,9 @@ def test_start_refuses_foreign_folders_and_changed_settings(tmp_path):
         folder.start(tmp_path / "new", {"size": 256})
     with pytest.raises(DataError, match="is not finished"):
         folder.read(tmp_path / "new")
+    (tmp_path / "shard").mkdir()
+    (tmp_path / "shard" / ".building.json.1a2b.tmp").touch()  # another shard starts at this moment
+    folder.start(tmp_path / "shard", {})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").touch()
     with pytest.raises(DataError, match="holds other files"):
@@ -121,7 +124,9 @@ def test_view_name_is_total(text):
 
 
 @pytest.mark.parametrize(("text", "view"), [("AP", "frontal"), ("PA LLD", "frontal"), ("LL", "lateral"),
-                                            ("", "unknown"), ("XTABLE LATERAL", "lateral"), ("SWIMMERS", "unknown")])
+                                            ("", "unknown"), ("XTABLE LATERAL", "lateral"), ("SWIMMERS", "unknown"),
+                                            ("p.a.", "frontal"), ("Thorax a.p. liegend", "frontal"),
+                                            ("seitlich", "lateral"), ("PA/LAT", "lateral"), ("PARTIAL", "unknown")])
 def test_view_name(text, view):
     assert folder.view_name(text) == view
 

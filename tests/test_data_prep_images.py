@@ -142,5 +142,44 @@ def test_store_all_quarantines_by_origin(tmp_path):
                           "origin": ["good.png", "no.png"]})
     kept = images.store_all(table, tmp_path / "out", 64, 1, funnel)
     assert list(kept.image_path) == ["images/p1/good.png"]
-    assert funnel.quarantine == [("no.png", "image file missing")]
+    assert funnel.quarantine == [("no.png", f"image file missing: {tmp_path / 'no.png'}")]
     assert list(funnel.steps.values()) == [1]
+
+
+@pytest.mark.parametrize("syntax", ["JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless", "RLELossless"])
+def test_compressed_dicom_gives_the_pixels_of_the_uncompressed(tmp_path, syntax):
+    import gdcm
+
+    write_dicom(tmp_path / "plain.dcm", RAMP * 4095, "MONOCHROME2")
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(tmp_path / "plain.dcm"))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(tmp_path / "compressed.dcm"))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    plain, compressed = (np.asarray(images.read_gray(tmp_path / name)) for name in ("plain.dcm", "compressed.dcm"))
+    assert (plain == compressed).all()
+
+
+def test_a_corrected_image_is_stored_again_and_an_old_one_is_not(tmp_path):
+    source, target = tmp_path / "a.png", tmp_path / "out" / "a"
+    Image.new("L", (8, 8), 10).save(source)
+    name, _ = images.store(source, target, 64)
+    os.utime(source, (1, 1))
+    Image.new("L", (8, 8), 99).save(target.with_name(name))  # stands for what was stored
+    images.store(source, target, 64)
+    assert Image.open(target.with_name(name)).getpixel((0, 0)) == 99
+    Image.new("L", (8, 8), 200).save(source)
+    later = target.with_name(name).stat().st_mtime + 5
+    os.utime(source, (later, later))
+    images.store(source, target, 64)
+    assert Image.open(target.with_name(name)).getpixel((0, 0)) == 200
+
+
+def test_where_the_system_does_not_say_the_cores_are_the_machines(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # macOS has none
+    assert images.cores() == os.cpu_count()

@@ -47,7 +47,8 @@ def test_rows_and_quarantine(pictures, name):
     assert [path.split("_")[1] for path in table.image_path] == ["a.png", "b.jpg", "a.png"]
     assert list(table.split) == [folder.split_of(patient) for patient in "121"] and table.study_id.nunique() == 3
     left_out = pd.read_csv(pictures / "out" / "quarantine.csv", keep_default_na=False)
-    assert sorted(left_out.reason) == ["image file missing", "no image path", "no patient_id", "no text"]
+    assert sorted(reason.split(":")[0] for reason in left_out.reason) == \
+        ["image file missing", "no image path", "no patient_id", "no text"]
     gray = np.asarray(Image.open(pictures / "out" / table.image_path[1])).astype(int)
     assert gray.shape == RAMP.shape and gray[:, 0].mean() < 10 and gray[:, -1].mean() > 245
 
@@ -109,3 +110,31 @@ def test_unreadable_table(pictures, capsys):
     assert main(["csv", "--table", str(pictures / "t.parquet"), "--out", str(pictures / "out")]) == 2
     assert "is not a readable table" in capsys.readouterr().err
     assert not (pictures / "out").exists()
+
+
+def test_words_for_nothing_are_nothing(pictures, capsys):
+    rows = ROWS.iloc[:3].assign(report=["Clear lungs.", "NULL", "nan"], patient_id=["1", "2", "3"], labels="None")
+    assert run(pictures, pd.concat([rows, rows[:1].assign(patient_id="<NA>")])) == 0
+    table = folder.read(pictures / "out")
+    assert list(table.report) == ["Clear lungs."] and list(table.labels) == [""]
+    assert "no patient_id" in capsys.readouterr().out
+
+
+def test_a_missing_value_does_not_change_the_other_patients(tmp_path):
+    path = tmp_path / "table.parquet"
+    pd.DataFrame({"patient_id": [123, None], "age": [60.5, 61]}).to_parquet(path)
+    table = folder.read_table(path, ["patient_id"], "")
+    assert list(table.patient_id) == ["123", ""] and list(table.age) == ["60.5", "61.0"]
+
+
+def test_a_table_in_latin_1_is_refused_with_the_way_out(pictures, capsys):
+    (pictures / "table.csv").write_bytes("image,report,patient_id\na.png,Ergüsse,1\n".encode("cp1252"))
+    assert main(["csv", "--table", str(pictures / "table.csv"), "--out", str(pictures / "out")]) == 2
+    assert "is not UTF-8 text" in (said := capsys.readouterr().err) and "iconv" in said
+
+
+def test_a_wrong_root_names_the_path_that_was_tried(pictures, capsys):
+    (pictures / "elsewhere").mkdir()
+    assert run(pictures, ROWS[:1], "--images-root", str(pictures / "elsewhere")) == 2
+    assert str(pictures / "elsewhere" / "a.png") in capsys.readouterr().err
+    assert "a.png" in (pictures / "out" / "quarantine.csv").read_text()
