@@ -71,7 +71,7 @@ def _write(path: Path, run: Path, data: Path, made_for: dict, device: torch.devi
     views, split = read_config(run / "config.yaml").train.views, made_for["split"]
     older, index = _older(path.parent, made_for["weights"]), None
     there = data_folder.read(data)
-    names = [split] if split else [name for name in data_folder.SPLITS if len(usable_rows(there, name, views))]
+    names = [split] if split else [name for name in sorted(data_folder.SPLITS) if len(usable_rows(there, name, views))]
     for name in names:
         part = PairData(data, name, tokenizer, model.config, views, least=1)
         table = table_of(part)

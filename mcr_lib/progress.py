@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 def progress(iterable=None, **options) -> tqdm:
     """A plain tqdm bar; options as tqdm takes them (desc, unit, total, initial, leave)."""
-    notebook = "ipykernel" in sys.modules
+    ipython = sys.modules.get("IPython")
+    notebook = getattr(ipython and ipython.get_ipython(), "kernel", None) is not None
     file = sys.stdout if notebook else sys.stderr
     interval = 0.5 if notebook or file.isatty() else 10  # seconds
     return tqdm(iterable, file=file, mininterval=interval, dynamic_ncols=True, **options)

@@ -5,6 +5,8 @@ import copy
 import importlib.util
 import json
 import multiprocessing
+import os
+import signal
 import sys
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 from mcr_lib import benchmark, benchmark_data, benchmark_table, cost, plotting
 from mcr_lib.__main__ import main
 from mcr_lib.config import resolve
+from mcr_lib.run_folder import RunError
 from mcr_lib.trainer import named_losses
 
 CPU = torch.device("cpu")
@@ -134,11 +137,20 @@ def test_rounds_are_interleaved():
 
 def test_peak_memory_of_an_own_process_is_what_a_step_keeps_and_its_gradients():
     config, pairs = resolve("smoke", {"compile": False, "precision": "fp32", "embed_dim": 192, "depth": 6}), 128
-    with multiprocessing.get_context("spawn").Pool(1) as own:
-        peak = own.apply(benchmark._peak_of_own_process, ("mcr", config.model_dump(), pairs))
+    peak = benchmark.in_own_process(multiprocessing.get_context("spawn"), benchmark._peak_of_own_process, "mcr",
+                                    config.model_dump(), pairs)
     trainer = benchmark.trainers(config.model, config.train, CPU, names=["mcr"])["mcr"]
     kept = benchmark.count(trainer, config.model, pairs, CPU, None)["kept_bytes"]
     assert 0.8 * kept < peak < 2 * kept + 3 * sum(p.nbytes for p in trainer.model.parameters())
+
+
+def _killed(name):
+    os.kill(os.getpid(), signal.SIGKILL)  # as the system does when memory is full
+
+
+def test_a_measuring_process_that_is_killed_is_named_and_not_waited_for():
+    with pytest.raises(RunError, match="a step of two-stream died"):
+        benchmark.in_own_process(multiprocessing.get_context("spawn"), _killed, "two-stream")
 
 
 @pytest.fixture(scope="module")

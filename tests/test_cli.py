@@ -59,6 +59,8 @@ def test_search_by_text_and_by_image(phantom, smoke_run, image, capsys):
                           "-k", "3", "--json")
     hits = json.loads(out[out.index("["):])
     assert status == 0 and [h["rank"] for h in hits] == [1, 2, 3] and hits[0]["score"] >= hits[2]["score"]
+    status, _, err = call(capsys, "search", "--run", smoke_run, "--data", phantom, "--text", "left effusion?")
+    assert status == 0, err  # a mark that no report holds is no reason to refuse
     status, out, _ = call(capsys, "search", "--run", smoke_run, "--data", phantom, "--image", image)
     assert status == 0 and len([line for line in out.splitlines() if ".png" in line]) == 5
 
@@ -97,6 +99,16 @@ def test_a_mistake_is_one_line_and_status_2(arguments, words, phantom, smoke_run
     assert status == 2 and words in err and "Traceback" not in err
     assert len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / "RUN").exists()  # nothing half-written
+
+
+def test_progress_stays_out_of_results_even_after_notebooks_were_run(capsys):
+    import ipykernel  # noqa: F401  (papermill imports it in the process that starts kernels, which is none)
+
+    from mcr_lib.progress import progress
+
+    assert list(progress([1])) == [1]
+    out, err = capsys.readouterr()
+    assert out == "" and "1/1" in err
 
 
 def test_import_is_cheap_and_help_needs_no_torch():

@@ -35,6 +35,7 @@ def test_settings_from_the_command_line():
     assert config.train.steps == 5 and config.model.alignment == "abm"
     with pytest.raises(ConfigError, match="key=value"):
         parse_settings(["steps"])
+    assert resolve("demo", {"epochs": 5}).train.steps is None  # else the profile's steps would win without a word
     with pytest.raises(ConfigError, match="there are: smoke, demo, base"):
         resolve("huge")
 

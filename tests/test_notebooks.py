@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -205,6 +206,24 @@ def test_a_wrong_parameter_is_refused_in_one_line(name, value, message, tmp_path
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if "ConfigError: " in line]
     assert lines and message in lines[-1]
+
+
+def test_a_run_of_other_data_or_seed_is_not_taken_for_this_one(phantom, smoke_run, tmp_path):
+    from mcr_lib.config import ConfigError
+    from mcr_lib.lesson import Lesson
+    from mcr_lib.run_folder import RunError
+
+    shutil.copytree(smoke_run, tmp_path / "mcr-mba")
+    given = {"profile": "smoke", "data": str(phantom), "out": str(tmp_path), "device": "cpu"}
+    assert Lesson.begin("xx", given).train() == tmp_path / "mcr-mba"  # it is there
+    with pytest.raises(ConfigError, match="seed=0, now it is 1"):
+        Lesson.begin("xx", given | {"seed": 1}).train()
+    about = json.loads((phantom / "dataset.json").read_text())
+    other = tmp_path / "other"
+    shutil.copytree(phantom, other)
+    (other / "dataset.json").write_text(json.dumps(about | {"sha256": "0" * 64}))
+    with pytest.raises(RunError, match="begun on other data"):
+        Lesson.begin("xx", given | {"data": str(other)}).train()
 
 
 def test_parameters_are_made_the_right_type(tmp_path):

@@ -3,9 +3,11 @@
 import json
 import re
 
+import nbformat
 import pytest
 
 from mcr_lib import claims, paper, report, reproduce, run_folder
+from mcr_lib.lesson import Parameters
 
 
 def test_page_names_every_claim_and_loads_nothing(tmp_path):
@@ -43,6 +45,17 @@ def test_a_study_of_this_run_and_a_committed_one_stand_side_by_side_and_say_whic
     assert "Not measured here: state of the art on MIMIC-CXR; " in own
     assert "theirs (synthetic)" in committed and "-22.5 [-23.5, -21.5]" in committed and "+11.5" not in committed
     assert 'src="study/figures/spread.png"' in own and "has not measured them" not in text and "other.json" not in text
+
+
+def test_a_kernel_that_dies_is_named_and_the_others_still_run(tmp_path):
+    source = tmp_path / "00_dies.ipynb"
+    cells = [nbformat.v4.new_code_cell("profile = ''", metadata={"tags": ["parameters"]}),
+             nbformat.v4.new_code_cell("import os; os._exit(1)")]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), source)
+    (tmp_path / "notebooks").mkdir()
+    done = reproduce._run(source, tmp_path, Parameters(profile="smoke"))
+    assert "kernel died" in done["error"] and (tmp_path / done["html"]).exists()
 
 
 def test_reproduce_studies_the_claims_and_leaves_the_page_whatever_becomes_of_that(phantom, tmp_path, monkeypatch):

@@ -220,6 +220,26 @@ def test_an_arm_that_is_another_under_a_second_name_is_not_trained_again(phantom
     assert alias["same_as"] == "mcr-mba" and alias["test"] == result(copy, "mcr-mba-seed1")["test"]
 
 
+def test_a_null_control_is_measured_even_where_another_arm_is_the_same(phantom, whole, tmp_path):
+    copy = tmp_path / "null"
+    shutil.copytree(whole, copy)
+    unmarked = result(copy, "null-mba-seed0")
+    del unmarked["both_orders"]
+    run_folder.write_json(copy / "results" / "linear-mba-seed0.json", unmarked | {"arm": "linear-mba"})
+    (copy / "results" / "null-mba-seed0.json").unlink()
+    study.study(phantom, copy, arms="null", seeds="1", profile="smoke", settings=SETTINGS, device=CPU)
+    assert result(copy, "null-mba-seed0")["both_orders"]["ranks_that_differ"] == 0
+
+
+def test_a_study_without_pairs_to_validate_with_is_refused_beforehand(phantom, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(phantom, data)
+    table = pd.read_parquet(data / "manifest.parquet")
+    table[table["split"] != "validate"].to_parquet(data / "manifest.parquet")
+    with pytest.raises(RunError, match="split 'validate' has fewer than 2"):
+        study.study(data, tmp_path / "out", arms="null", seeds="1", profile="smoke", settings=SETTINGS, device=CPU)
+
+
 def test_equal_time_gives_the_steps_that_fit(phantom, whole, tmp_path, monkeypatch):
     asked = []
 

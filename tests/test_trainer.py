@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from data_prep import folder as data_folder
 from mcr_lib import checkpoint, precision, run_folder
 from mcr_lib.config import ConfigError, TrainConfig, resolve
-from mcr_lib.data import IMAGE_MEAN, IMAGE_STD, TrainBatches, epoch_order, prepare_images
+from mcr_lib.data import IMAGE_MEAN, IMAGE_STD, PairData, TrainBatches, epoch_order, prepare_images
+from mcr_lib.index_build import build_index
+from mcr_lib.model import MCR
 from mcr_lib.trainer import Trainer, learning_rate
 
 CPU = torch.device("cpu")
@@ -83,6 +87,76 @@ def test_resume_refuses_other_settings_and_a_taken_folder(phantom, smoke_run):
         run_folder.train(phantom, smoke_run, resolve("smoke", {"batch_size": 8}), device=CPU, resume=True)
     with pytest.raises(run_folder.RunError, match=r"--resume"):
         run_folder.train(phantom, smoke_run, resolve("smoke"), device=CPU)
+
+
+def changed_data(phantom, folder, keep):
+    """A copy of the data set that holds the rows of which keep(table) is true, with the hash that makes it so."""
+    shutil.copytree(phantom, folder)
+    table = data_folder.read(folder)
+    table = table[keep(table)].reset_index(drop=True)
+    table.to_parquet(folder / "manifest.parquet")
+    about = data_folder.read_json(folder / "dataset.json")
+    data_folder.write_json(folder / "dataset.json", about | {"sha256": data_folder.content_sha256(folder, table)})
+    return folder
+
+
+def test_resume_refuses_data_that_are_other_ones_now(phantom, tmp_path):
+    config = resolve("smoke", FAST)
+    with pytest.raises(Stop):
+        run_folder.train(phantom, tmp_path / "run", config, device=CPU, callbacks=[stop_at(4)])
+    shutil.copytree(phantom, tmp_path / "moved")
+    grown = changed_data(phantom, tmp_path / "changed", lambda table: table.index != 0)
+    with pytest.raises(run_folder.RunError, match="was begun on other data"):
+        run_folder.train(grown, tmp_path / "run", config, device=CPU, resume=True)
+    run_folder.train(tmp_path / "moved", tmp_path / "run", config, device=CPU, resume=True)  # elsewhere, but the same
+
+
+def test_resuming_a_finished_run_leaves_its_manifest(phantom, smoke_run):
+    before = (smoke_run / "manifest.json").read_bytes()
+    assert run_folder.train(phantom, smoke_run, resolve("smoke"), device=CPU, resume=True, command="again").step == 30
+    assert (smoke_run / "manifest.json").read_bytes() == before
+
+
+def test_small_archives_train_and_are_searched(phantom, tmp_path, capsys):
+    """One patient to validate with, of whom one view is a lateral; one pair to test; fewer pairs than a batch."""
+    small = changed_data(phantom, tmp_path / "small", lambda table: table.groupby("split").cumcount() < table[
+        "split"].map({"train": 12, "validate": 2, "test": 1}))
+    table = data_folder.read(small)
+    table.loc[table.index[table["split"] == "validate"][0], "view"] = "lateral"
+    table.to_parquet(small / "manifest.parquet")
+    run_folder.train(small, tmp_path / "run", resolve("smoke", FAST), device=CPU)
+    said = capsys.readouterr().out
+    assert "no pairs to validate with" in said and "12 pairs to train on, fewer than batch_size=16" in said
+    assert len(build_index(tmp_path / "run", small, device=CPU)) == 14
+
+
+def test_compiling_does_not_begin_anew_with_every_mix_of_report_lengths(phantom, monkeypatch):
+    """torch.compile with a backend that only counts: the graphs are few, and the losses those of the plain model."""
+    import torch._dynamo
+
+    graphs = []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    config = resolve("smoke", {"batch_size": 16, "precision": "fp32"})
+    tokenizer = run_folder.make_tokenizer(config, data_folder.read(phantom))
+    config = run_folder.with_vocabulary(config, tokenizer)
+    batches = TrainBatches(PairData(phantom, "train", tokenizer, config.model), config.train, CPU)
+    model, mixes = MCR(config.model), set()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=count)
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)  # 8 per function
+    for (batch,) in batches(0, 40):
+        plain = model(batch) if len(mixes) < 3 else None
+        mixes.add(batch.text_lengths)
+        output = compiled(batch)
+        if plain is not None:
+            assert torch.allclose(plain.contrastive_loss, output.contrastive_loss, atol=1e-6)
+            assert torch.allclose(plain.text_reconstruction_loss, output.text_reconstruction_loss, atol=1e-6)
+    torch._dynamo.reset()
+    assert len(graphs) < 16 < len(mixes)
 
 
 def test_a_signal_saves_and_says_how_to_go_on(phantom, tmp_path):

@@ -171,6 +171,8 @@ def test_without_a_model_the_gallery_can_still_be_searched(loaded):
     assert plain.picture.value.count("<li") == 3 and "⚠" not in plain.status.value
     plain.inputs["sentence"].value = "effusion"
     assert "no model to read a sentence" in plain.status.value
+    with pytest.raises(answers.QueryError, match="no model to look at an image"):
+        answers.Searcher(loaded[2]).for_image(np.zeros((8, 8), np.uint8))
 
 
 def test_what_went_wrong_is_said_not_swallowed(loaded):
