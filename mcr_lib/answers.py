@@ -24,6 +24,7 @@ from . import plotting
 from .data import prepare_images, store_size
 from .grounding import heat_map, patch_features, split_words, word_features
 from .masking import IMAGE_STREAM, TEXT_STREAM, counter_noise, mask_report, random_masking
+from .ranking import normal_text
 from .retrieval import Hit, Index
 from .tokenizer import pad
 
@@ -239,14 +240,14 @@ class Searcher:
             feature = seen[2]
         hits = self.index.search(feature, k=k, among="texts", distinct=True)
         reports = self.reports([hit.row for hit in hits]) if self.model else []
-        same = _text_key(self.index.table.at[row, "report"]) if row is not None else None
+        same = normal_text(self.index.table.at[row, "report"]) if row is not None else None
         items = []
         for number, hit in enumerate(hits):
             marked = html.escape(hit.report)
             if reports:
                 report = reports[number]
                 marked = marked_html(hit.report, report.spans, report.towards(feature - self.centre["images"]))
-            own = " <b>✓ its own report</b>" if _text_key(hit.report) == same else ""
+            own = " <b>✓ its own report</b>" if normal_text(hit.report) == same else ""
             items.append('<li style="margin-bottom:8px">'
                          f"<b>{hit.score:.3f}</b> · {labels_html(hit)}{own}<br>{marked}</li>")
         shown = plotting.overlay(pixels / 255)
@@ -262,8 +263,3 @@ class Searcher:
 def labels_html(hit: Hit) -> str:
     """The labels of a hit, for reading."""
     return html.escape(hit.labels.replace("|", ", ").replace("_", " ")) or "no label"
-
-
-def _text_key(text: str) -> str:
-    """Texts that differ only in spaces and case are the same report (retrieval.merge_texts)."""
-    return " ".join(text.casefold().split())

@@ -199,6 +199,8 @@ def benchmark(device: torch.device, *, profile: str = "base", settings: dict | N
     """Measure everything on one device → the content of a result file. Batch sizes: 8 on a CPU; on CUDA 64, 128 …
     until memory is full. Raises ConfigError for settings that do not fit."""
     cuda = device.type == "cuda"
+    if not cuda and sys.platform != "linux":
+        raise ConfigError("benchmark on a CPU reads peak memory where only Linux shows it (/proc)")
     config = resolve(profile, {"compile": cuda, **(settings or {})})
     if batch_sizes is None:
         batch_sizes = [64 * 2**i for i in range(8)] if cuda else [8]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import html
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from . import plotting, run_folder
@@ -45,8 +44,10 @@ def write(out: Path, data: Path, content: dict, device: torch.device) -> list[Pa
     runs = {name: Path(out) / "runs" / f"{name}-seed0" for name in both}
     files = []
     if len(both) == 2 and all((run / "manifest.json").exists() for run in runs.values()):
+        features = {name: _features(data, run, "validate", device)[1:] for name, run in runs.items()}
         for method in ("pca", "tsne"):
-            flat = {name: _validation(data, run, method, device) for name, run in runs.items()}
+            planes = {name: project_2d(*pair, method) for name, pair in features.items()}
+            flat = {name: (plane.images, plane.texts) for name, plane in planes.items()}
             axis = ("first component", "second component") if method == "pca" else ("t-SNE 1", "t-SNE 2")
             pictures[f"fig4_{method}"] = plotting.clouds(flat, xlabel=axis[0], ylabel=axis[1])
         files.append(folder / "fig5_top3.html")
@@ -62,12 +63,6 @@ def _features(data: Path, run: Path, split: str, device: torch.device):
     views = run_folder.read_config(run / "config.yaml").train.views
     pairs = PairData(data, split, tokenizer, model.config, views)
     return pairs, *run_folder.encode(model, pairs, device)
-
-
-def _validation(data: Path, run: Path, method: str, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    _, image_features, text_features = _features(data, run, "validate", device)
-    flat = project_2d(image_features, text_features, method)
-    return flat.images, flat.texts
 
 
 def top3(data: Path, runs: dict[str, Path], device: torch.device, queries: int = 4) -> str:

@@ -89,19 +89,17 @@ def walkthrough(masked_image, words: list[str], masked: list[bool], image_steps,
     return picture
 
 
-def similarity(matrix: Tensor, title: str, *, other: Tensor | None = None, other_title: str = "") -> Picture:
-    """Cosines of images (rows) and reports (columns), true pairs on the framed diagonal; two matrices side by side."""
-    matrices = [(matrix, title)] + ([(other, other_title)] if other is not None else [])
-    limit = max(float(m.abs().max()) for m, _ in matrices)
-    picture, axes = new_picture(3.9, 1, len(matrices), width=4.6 * len(matrices), alt=f"Cosine matrix: {title}")
-    for ax, (values, name) in zip(axes[0], matrices, strict=True):
-        drawn = ax.imshow(values.detach().float().cpu(), cmap="PuOr_r", vmin=-limit, vmax=limit)
-        for i in range(len(values)):
-            ax.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=COLOURS["ink"], linewidth=1))
-        ax.set(xlabel="report", ylabel="image", xticks=[0, len(values) - 1], yticks=[0, len(values) - 1])
-        ax.set_title(name)
-        ax.grid(False)
-    picture.colorbar(drawn, ax=list(axes[0]), label="cosine", shrink=0.85)
+def similarity(matrix: Tensor, title: str) -> Picture:
+    """Cosines of images (rows) and reports (columns), true pairs on the framed diagonal."""
+    values, last = matrix.detach().float().cpu(), len(matrix) - 1
+    picture, axes = new_picture(3.9, width=4.6, alt=f"Cosine matrix: {title}")
+    ax, limit = axes[0, 0], float(values.abs().max())
+    drawn = ax.imshow(values, cmap="PuOr_r", vmin=-limit, vmax=limit)
+    for i in range(len(values)):
+        ax.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=COLOURS["ink"], linewidth=1))
+    ax.set(xlabel="report", ylabel="image", xticks=[0, last], yticks=[0, last], title=title)
+    ax.grid(False)
+    picture.colorbar(drawn, ax=ax, label="cosine", shrink=0.85)
     return picture
 
 

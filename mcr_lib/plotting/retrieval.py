@@ -53,7 +53,7 @@ def cumulative(curves: dict, gallery: int) -> Picture:
     return picture
 
 
-def intervals(panels: dict, xlabel: str, colours: dict | None = None) -> Picture:
+def intervals(panels: dict, xlabel: str) -> Picture:
     """Values with their intervals and chance, a row each: panels is {title: table with value, low, high, chance}."""
     rows = next(iter(panels.values())).index
     picture, axes = new_picture(0.34 * len(rows) + 1.4, 1, len(panels), sharex=True, sharey=True,
@@ -61,7 +61,7 @@ def intervals(panels: dict, xlabel: str, colours: dict | None = None) -> Picture
     reach = max(float(table[["high", "chance"]].max().max()) for table in panels.values())
     y = np.arange(len(rows))[::-1]
     for ax, (title, table) in zip(axes[0], panels.items(), strict=True):
-        ink = [(colours or {}).get(row, COLOURS["image"]) for row in rows]
+        ink = COLOURS["image"]
         ax.hlines(y, table["low"], table["high"], color=ink, linewidth=3.5, alpha=0.5)
         ax.scatter(table["value"], y, color=ink, s=42, zorder=3, label="value, 95 % interval")
         ax.plot(table["chance"], y, "|", color=COLOURS["chance"], markersize=13, markeredgewidth=2.2, label="chance")

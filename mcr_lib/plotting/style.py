@@ -114,17 +114,12 @@ def bare(ax: Axes) -> None:
         spine.set_visible(False)
 
 
-def label_bars(ax: Axes, bars, texts, horizontal: bool = True) -> None:
-    """Write a text at the end of each bar, and leave room for it."""
+def label_bars(ax: Axes, bars, texts) -> None:
+    """Write a text at the end of each horizontal bar, and leave room for it."""
     for bar, text in zip(bars, texts, strict=True):
-        if horizontal:
-            at, where = (bar.get_width(), bar.get_y() + bar.get_height() / 2), dict(ha="left", va="center")
-            offset = (4, 0)
-        else:
-            at, where = (bar.get_x() + bar.get_width() / 2, bar.get_height()), dict(ha="center", va="bottom")
-            offset = (0, 3)
-        ax.annotate(text, at, xytext=offset, textcoords="offset points", fontsize=9, **where)
-    ax.margins(**{"x" if horizontal else "y": 0.18})
+        ax.annotate(text, (bar.get_width(), bar.get_y() + bar.get_height() / 2), xytext=(4, 0), fontsize=9, va="center",
+                    textcoords="offset points")
+    ax.margins(x=0.18)
 
 
 def log_ticks(ax: Axes, most: float) -> None:
