@@ -190,6 +190,7 @@ def tables(files: list[Path]) -> str:
 def headline(content: dict) -> str:
     """What a study was made of, in one line."""
     steps = sorted({arm["steps"] for arm in content["arms"].values()})
+    steps = " / ".join(map(str, steps)) if len(steps) < 4 else f"{steps[0]} to {steps[-1]}"
     seeds = sorted({len(arm["seeds"]) for arm in content["arms"].values()})
     where = sorted({" in ".join(filter(None, (run["hardware"]["gpu"] or f"{run['hardware']['cpus']} CPU cores",
                                               run.get("precision")))) for run in content["trained_on"]})
@@ -197,7 +198,7 @@ def headline(content: dict) -> str:
     gallery = content["gallery"]
     return (f"{content['study']}{' (synthetic)' if content['data']['synthetic'] else ''}, profile "
             f"{content['profile']}, {' to '.join(map(str, sorted({seeds[0], seeds[-1]})))} seeds, "
-            f"{' / '.join(map(str, steps))} steps, gallery "
+            f"{steps} steps, gallery "
             f"{gallery['images']} images and {gallery['distinct_texts']} distinct reports of {gallery['patients']} "
             f"patients, on {', '.join(where)}, trained at commit {', '.join(commits)}")
 
