@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import choose
+from benchmarks import choose, variant_cost
 from mcr_lib import checkpoint, claims, plotting, run_folder, step_cost, study, study_figures, study_run, verdict
 from mcr_lib.__main__ import main
 from mcr_lib.arms import ARMS, FRAMEWORKS, GROUPS, chosen
@@ -358,6 +358,14 @@ def test_the_choice_of_the_rate_trains_what_is_missing_and_never_reads_the_test_
         assert rates[found["best"][arm]]["rsum"] == max(rate["rsum"] for rate in rates.values())
     configs = [read_config(run / "config.yaml") for run in (tmp_path / "runs").iterdir()]
     assert {c.train.seed for c in configs} == {100} and {c.train.learning_rate for c in configs} == set(choose.RATES)
+
+
+def test_costs_of_variants_are_relative_to_the_first_arm(phantom, tmp_path, capsys):
+    variant_cost.main(phantom, tmp_path / "cost.json", profile="smoke", arms="mcr-mba,linear-abm", repeats=1, device="cpu")
+    found = json.loads((tmp_path / "cost.json").read_text())
+    ratio = found["arms"]["linear-abm"]["seconds"][0] / found["arms"]["mcr-mba"]["seconds"][0]
+    assert found["relative_seconds"] == {"mcr-mba": 1.0, "linear-abm": pytest.approx(ratio)}
+    assert f"{ratio:.3f}" in capsys.readouterr().out
 
 
 def test_the_grid_of_mask_rates_is_drawn_where_it_was_run():
