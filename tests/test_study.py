@@ -361,7 +361,8 @@ def test_the_choice_of_the_rate_trains_what_is_missing_and_never_reads_the_test_
 
 
 def test_costs_of_variants_are_relative_to_the_first_arm(phantom, tmp_path, capsys):
-    variant_cost.main(phantom, tmp_path / "cost.json", profile="smoke", arms="mcr-mba,linear-abm", repeats=1, device="cpu")
+    variant_cost.main(phantom, tmp_path / "cost.json", profile="smoke", arms="mcr-mba,linear-abm", repeats=1,
+                      device="cpu")
     found = json.loads((tmp_path / "cost.json").read_text())
     ratio = found["arms"]["linear-abm"]["seconds"][0] / found["arms"]["mcr-mba"]["seconds"][0]
     assert found["relative_seconds"] == {"mcr-mba": 1.0, "linear-abm": pytest.approx(ratio)}
