@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from . import paper
-from .arms import FRAMEWORKS, GROUPS
+from .arms import ALIGNMENTS, FRAMEWORKS, GROUPS
 from .verdict import LEVEL, POWER, interval, judge, measure
 
 MUCH_LESS = 0.8  # 'much less memory and time': the paper's public part names no number; we ask for a fifth less
@@ -182,9 +182,24 @@ def tables(files: list[Path]) -> str:
                   "arms of its last column.", ""]
         if any(row["verdict"] != NOT_MEASURED for row in rows_of):
             parts += [markdown(rows_of), ""]
+        if table := cost_table(content["cost"]["arms"]):
+            parts += ["What a training step of each framework costs there:", "", table, ""]
         if content.get("variants"):
             parts += ["Variants of MCR, by the same rule:", "", markdown(content["variants"]), ""]
     return "\n".join(parts)
+
+
+def cost_table(costs: dict) -> str:
+    """FLOPs, seconds and peak memory of a step, framework by framework (the median over repeats), and in brackets as a
+    share of two-stream's with MbA; "" unless all four frameworks were measured. costs: arm → measure → values."""
+    names = [f"{f}-{a}" for f in FRAMEWORKS for a in ALIGNMENTS if f"{f}-{a}" in costs]
+    if len({name.rsplit("-", 1)[0] for name in names}) < len(FRAMEWORKS):
+        return ""
+    measures = {"MFLOP per pair": ("flops", 1e-6), "seconds": ("seconds", 1), "peak MB": ("peak_bytes", 1e-6)}
+    found = {name: [scale * np.median(costs[name][key]) for key, scale in measures.values()] for name in names}
+    lines = [f"| {name} | " + " | ".join(f"{value:.3g} ({value / whole:.2f})" for value, whole in zip(
+        values, found[COSTS[1]], strict=True)) + " |" for name, values in found.items()]
+    return "\n".join([f"| arm | {' | '.join(measures)} |", "|---" * (1 + len(measures)) + "|", *lines])
 
 
 def headline(content: dict) -> str:

@@ -27,7 +27,8 @@ class Aggregation(nn.Module):
         if self.pooling == "max":
             return x.masked_fill(~present[:, :, None], torch.finfo(x.dtype).min).amax(1)
         if self.pooling == "mean":
-            weight = present.float() / present.sum(1, keepdim=True)  # N, L
+            exact = torch.promote_types(x.dtype, torch.float32)
+            weight = present.to(exact) / present.sum(1, keepdim=True)  # N, L
         else:
             score = x.float() @ self.query / x.shape[2] ** 0.5
             weight = score.masked_fill(~present, float("-inf")).softmax(dim=1)  # N, L

@@ -11,14 +11,13 @@ from pathlib import Path
 import torch
 
 from . import plotting, run_folder
-from .arms import ARMS, FRAMEWORKS, GROUPS
+from .arms import ALIGNMENTS, ARMS, FRAMEWORKS, GROUPS
 from .data import PairData
 from .findings import coloured
 from .index import Index
 from .modality_gap import project_2d
 from .report import STYLE, page
 
-PAIR = ("mcr-mba", "mcr-abm")  # the two alignment strategies that Fig. 4 and 5 compare
 LOOKS = {  # how a phrase stands to the query's own report: background, underline, in words
     "truth": ("#BFE8DA", "solid", "ground-truth semantics"), "similar": ("#CFE4F5", "dashed", "similar to the query"),
     "irrelevant": ("#F8D9C4", "dotted", "irrelevant")}
@@ -29,29 +28,29 @@ def write(out: Path, data: Path, content: dict, device: torch.device) -> list[Pa
     folder, arms = Path(out) / "figures", content["arms"]
     folder.mkdir(parents=True, exist_ok=True)
     chance = next(iter(arms.values()))["metrics"]["chance"]["rsum"][0]
-    pictures = {"spread": plotting.study_spread(arms, chance)}
+    pictures, files = {"spread": plotting.study_spread(arms, chance)}, []
     for when, suffix in (("", ""), ("_equal_time", "@time")):
         shown = [f"{f}-mba{suffix}" if f != "two-stream" else "two-stream-mba" for f in FRAMEWORKS]
         if len(there := {name: arms[name] for name in shown if name in arms}) > 1:
             pictures[f"fig3_retrieved{when}"] = plotting.retrieved_scores(there)
+        both = [name for name in (f"mcr-{order}{suffix}" for order in ALIGNMENTS) if name in arms]
+        if both:  # the two alignment strategies that Fig. 4 and 5 compare
+            pictures[f"fig4_gap{when}"] = plotting.gap_stages(arms, both)
+        runs = {name: Path(out) / "runs" / f"{name}-seed0" for name in both}
+        if len(both) == 2 and all((run / "manifest.json").exists() for run in runs.values()):
+            features = {name: _features(data, run, "validate", device)[1:] for name, run in runs.items()}
+            for method, axis in (("pca", ("first component", "second component")), ("tsne", ("t-SNE 1", "t-SNE 2"))):
+                planes = {name: project_2d(*pair, method) for name, pair in features.items()}
+                pictures[f"fig4_{method}{when}"] = plotting.clouds(
+                    {name: (plane.images, plane.texts) for name, plane in planes.items()}, xlabel=axis[0],
+                    ylabel=axis[1])
+            files.append(folder / f"fig5_top3{when}.html")
+            files[-1].write_text(top3(data, runs, device), encoding="utf-8")
     masks = {title: [arms[arm.name] for arm in dict.fromkeys((ARMS["mask-0.5-0.25"], *GROUPS[group]))
                      if arm.name in arms]
              for title, group in (("equal steps", "mask"), ("equal time", "mask@time"))}
     if masks := {title: found for title, found in masks.items() if len(found) > 1}:
         pictures["masks"] = plotting.mask_rates(masks)
-    if both := [name for name in PAIR if name in arms]:
-        pictures["fig4_gap"] = plotting.gap_stages(arms, both)
-    runs = {name: Path(out) / "runs" / f"{name}-seed0" for name in both}
-    files = []
-    if len(both) == 2 and all((run / "manifest.json").exists() for run in runs.values()):
-        features = {name: _features(data, run, "validate", device)[1:] for name, run in runs.items()}
-        for method in ("pca", "tsne"):
-            planes = {name: project_2d(*pair, method) for name, pair in features.items()}
-            flat = {name: (plane.images, plane.texts) for name, plane in planes.items()}
-            axis = ("first component", "second component") if method == "pca" else ("t-SNE 1", "t-SNE 2")
-            pictures[f"fig4_{method}"] = plotting.clouds(flat, xlabel=axis[0], ylabel=axis[1])
-        files.append(folder / "fig5_top3.html")
-        files[-1].write_text(top3(data, runs, device), encoding="utf-8")
     for name, picture in pictures.items():
         files.append(folder / f"{name}.png")
         files[-1].write_bytes(plotting.png(picture, dpi=110))

@@ -380,6 +380,18 @@ def test_the_grid_of_mask_rates_is_drawn_where_it_was_run():
     assert plotting.png(picture).startswith(b"\x89PNG")
 
 
+def test_what_a_step_of_each_framework_costs_beside_two_stream():
+    """Medians over repeats; a share of two-stream's with MbA; nothing unless all four frameworks were measured."""
+    names = ("contrastive-mba", "contrastive-masked-mba", "two-stream-mba", "mcr-mba")
+    costs = {name: {"flops": 1e6 * (n + 1), "seconds": [9.0, n + 1.0, 0.0], "peak_bytes": [2e6 * (n + 1)] * 3}
+             for n, name in enumerate(names)}
+    lines = claims.cost_table(costs).splitlines()
+    assert lines[2] == "| contrastive-mba | 1 (0.33) | 1 (0.33) | 2 (0.33) |"
+    assert lines[5] == "| mcr-mba | 4 (1.33) | 4 (1.33) | 8 (1.33) |"
+    del costs["contrastive-mba"]
+    assert claims.cost_table(costs) == ""
+
+
 def test_figures_of_a_study_of_mask_rates_beside_the_profiles_own(tmp_path, whole):
     """mcr-mba's settings name no rates: it stands in the grid as mask-0.5-0.25 only."""
     content = json.loads((whole / "study.json").read_text())
@@ -388,5 +400,7 @@ def test_figures_of_a_study_of_mask_rates_beside_the_profiles_own(tmp_path, whol
         content["arms"][name] = mcr | {"settings": ARMS[name].settings}
     files = study_figures.write(tmp_path, tmp_path, content, CPU)
     assert {"masks.png", "spread.png", "fig3_retrieved.png"} <= {path.name for path in files}
+    content["arms"] = {"mcr-mba@time": mcr, "mcr-abm@time": mcr}  # Fig. 4 of a study that has equal time alone
+    assert "fig4_gap_equal_time.png" in [p.name for p in study_figures.write(tmp_path / "time", tmp_path, content, CPU)]
     content["arms"] = {"mcr-mba": mcr}
     assert "masks.png" not in [path.name for path in study_figures.write(tmp_path / "mcr", tmp_path, content, CPU)]
