@@ -182,7 +182,8 @@ def tables(files: list[Path]) -> str:
                   "arms of its last column.", ""]
         if any(row["verdict"] != NOT_MEASURED for row in rows_of):
             parts += [markdown(rows_of), ""]
-        if table := cost_table(content["cost"]["arms"]):
+        table = cost_table(content["cost"].get("arms", {}))  # a file of older code has them in another form
+        if table and table not in parts:
             parts += ["What a training step of each framework costs there:", "", table, ""]
         if content.get("variants"):
             parts += ["Variants of MCR, by the same rule:", "", markdown(content["variants"]), ""]
