@@ -85,7 +85,7 @@ def test_null_control_is_exactly_zero_on_trained_weights(whole):
         for seed in (0, 1):
             both = result(whole, f"{arm}-seed{seed}")["both_orders"]
             assert both["ranks_that_differ"] == 0 and both["largest_metric_difference"] == 0.0
-            assert both["largest_feature_difference"] < 1e-6
+            assert both["largest_feature_difference"] < 1e-13
 
 
 def test_the_null_check_would_notice_a_map_that_is_not_linear(phantom, whole):
