@@ -155,7 +155,10 @@ def _agree(error: Exception | None) -> None:
 def _connected():
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise ProcessLost(f"process {rank()} of {world()}: another process of this run is gone, its own message or "
-                          "torchrun's says why. The last checkpoint is whole: go on with the same command and --resume"
+                          f"torchrun's says why (here: {str(error).splitlines()[0]}). The last checkpoint is whole: "
+                          "go on with the same command and --resume"
                           ) from error

@@ -289,8 +289,9 @@ def encode_query(model: MCR, tokenizer, *, text: str | None = None, image: Path 
             pixels = images.letterbox(images.read_gray(Path(image)), store_size(model.config.img_size))
         except images.ImageError as error:
             raise RunError(f"{image}: {error}") from None
-        x = prepare_images(torch.tensor(pixels)[None, None], model.config.img_size, model.config.in_chans)
-        return model.encode_image(x.to(device))[0].cpu()
+        pixels = torch.tensor(pixels)[None, None].to(device)  # scaled there, as the index's images are
+        x = prepare_images(pixels, model.config.img_size, model.config.in_chans)
+        return model.encode_image(x)[0].cpu()
     if not text or not text.strip():
         raise RunError("the query is empty; write a few words of a report")
     input_ids = torch.from_numpy(tokenize(tokenizer, [text], model.config.max_text_length, 0.5)[0])[None].to(device)
@@ -333,7 +334,7 @@ def provenance(command: str | None = None) -> dict:
 def peak_memory(device: torch.device) -> int:
     """Bytes: CUDA's allocator peak, or on the CPU the most this process was ever resident."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -109,6 +109,7 @@ def gradient_agreement(model: MCR, pairs: PairData, batch_size: int, device: tor
     towers = {"image": (model.image_encoder, "image_reconstruction_loss"),
               "text": (model.report_encoder, "text_reconstruction_loss")}
     cosines: dict[str, list[float]] = {name: [] for name in towers}
+    batch_size = min(batch_size, 64)  # in float32, and the graph is kept: 256 pairs of ViT-B would not fit an 80 GB GPU
     for start in range(0, min(len(pairs) - 1, batches * batch_size), batch_size):
         batch = pairs.batch(np.arange(start, min(start + batch_size, len(pairs))), device)
         output = model(batch)

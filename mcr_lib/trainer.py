@@ -180,7 +180,8 @@ class Trainer:
             if name == "contrastive_loss" and hasattr(self.model, "contrast"):
                 continue
             counts = [getattr(output, name.replace("_loss", "_count"), 1) for output in outputs]
-            weights[name] = torch.stack([torch.as_tensor(c, dtype=loss.dtype, device=loss.device) for c in counts])
+            weights[name] = torch.stack([c.to(loss.dtype) if isinstance(c, Tensor) else loss.new_full((), c)
+                                         for c in counts])
         totals = [counts.sum() for counts in weights.values()]
         distributed.sum_(*totals)
         return {k: counts / n.clamp(min=1) for (k, counts), n in zip(weights.items(), totals, strict=True)}

@@ -171,7 +171,7 @@ class MaskingExplorer(Explorer):
         present = b.attention_mask[pair].bool()
         tokens = self.tokenizer.convert_ids_to_tokens(masked_ids[0][present])
         covered = int((masked_ids != b.input_ids[one]).sum())
-        picture = picture_html(plotting.overlay(plotting.to_gray(b.images[pair]), holes),
+        picture = picture_html(plotting.overlay(plotting.to_gray(b.images[pair]), holes.cpu()),
                                f"chest X-ray with {image} % of its patches masked", width=260)
         text = " ".join(tokens).replace(" ##", "")
         text = html.escape(text).replace("[MASK]", '<span style="background:#999;color:#fff">[MASK]</span>')
