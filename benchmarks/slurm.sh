@@ -27,7 +27,7 @@ if [ -e "$run/config.yaml" ]; then resume=(--resume); fi
 
 export MCR_HEAD MCR_PORT=$((20000 + SLURM_JOB_ID % 20000))
 MCR_HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # since 22.05 srun takes it from nowhere else
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # since Slurm 22.05 srun does not inherit it
 # The -- keeps torchrun, up to Python 3.12, from taking --run for one of its own options.
 srun --kill-on-bad-exit=1 bash -c 'exec torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" \
   --node-rank "$SLURM_NODEID" --master-addr "$MCR_HEAD" --master-port "$MCR_PORT" \

@@ -159,6 +159,6 @@ def _connected():
         raise
     except RuntimeError as error:
         raise ProcessLost(f"process {rank()} of {world()}: another process of this run is gone, its own message or "
-                          f"torchrun's says why (here: {str(error).splitlines()[0]}). The last checkpoint is whole: "
-                          "go on with the same command and --resume"
+                          f"torchrun's says why (here: {str(error).partition(chr(10))[0]}). The last checkpoint is "
+                          "whole: go on with the same command and --resume"
                           ) from error

@@ -99,7 +99,8 @@ def measure(data: Path, run: Path, device: torch.device, *, null: bool = False, 
 def gradient_agreement(model: MCR, pairs: PairData, batch_size: int, device: torch.device,
                        batches: int = 8) -> dict[str, float] | None:
     """Whether the tasks pull the encoders one way: the cosine of the gradient of L_vrc with that of the reconstruction
-    loss that reaches the encoder (L_mim: E_v, L_mrm: E_r), mean over batches; None for an arm of one task.
+    loss that reaches the encoder (L_mim: E_v, L_mrm: E_r), mean over batches of at most 64 pairs; None for an
+    arm of one task.
 
     1: the same way; 0: unrelated; below 0: against each other, which is what 'competition of tasks' means.
     """
@@ -109,7 +110,7 @@ def gradient_agreement(model: MCR, pairs: PairData, batch_size: int, device: tor
     towers = {"image": (model.image_encoder, "image_reconstruction_loss"),
               "text": (model.report_encoder, "text_reconstruction_loss")}
     cosines: dict[str, list[float]] = {name: [] for name in towers}
-    batch_size = min(batch_size, 64)  # in float32, and the graph is kept: 256 pairs of ViT-B would not fit an 80 GB GPU
+    batch_size = min(batch_size, 64)  # float32, graph kept: 256 pairs of two-stream at ViT-B are 93 GB by arithmetic
     for start in range(0, min(len(pairs) - 1, batches * batch_size), batch_size):
         batch = pairs.batch(np.arange(start, min(start + batch_size, len(pairs))), device)
         output = model(batch)
