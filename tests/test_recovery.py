@@ -100,6 +100,7 @@ def test_the_count_of_pairs_tells_a_lost_one_and_one_seen_twice(tmp_path):
 
 
 SRUN = """#!/bin/bash
+[ "$SRUN_CPUS_PER_TASK" = 4 ] || exit 9
 shift  # its own option
 SLURM_NODEID=0 "$@" & first=$!
 SLURM_NODEID=1 "$@" & second=$!
@@ -115,7 +116,7 @@ def test_the_slurm_file_on_two_machines_then_sharded_evaluation_then_a_mistake(p
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     slurm = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": str(free_port()), "SLURM_JOB_NODELIST": "n[1-2]",
-             "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "1", "OMP_NUM_THREADS": "1",
+             "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "1", "SLURM_CPUS_PER_TASK": "4", "OMP_NUM_THREADS": "1",
              "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
     script = Path(recovery.__file__).with_name("slurm.sh")
     job = subprocess.run(["bash", script, *map(str, arguments(phantom, tmp_path / "run", SHORT)[1:])],
