@@ -119,12 +119,12 @@ def study(
     device: Device = "auto",
 ):
     """Train arms × seeds, resumably, and judge every claim of the paper: OUT/study.json."""
-    from . import claims
+    from . import claim_table
 
     if table:
         if not files:
             raise UsageError("--table takes study.json files: study --table benchmarks/results/*.json")
-        print(claims.tables(files))
+        print(claim_table.tables(files))
         return
     if data is None or out is None or files:
         raise UsageError("study takes --data and --out (or --table and FILES)")
@@ -135,7 +135,7 @@ def study(
     where = run_folder.pick_device(device)
     content = the_study.study(data, out, arms=arms, seeds=seeds, profile=profile, settings=parse_settings(settings),
                               device=where, command=_command(), merge=tuple(merge))
-    print(claims.tables([out / "study.json"]))
+    print(claim_table.tables([out / "study.json"]))
     for path in study_figures.write(out, data, content, where):
         print(path)
 

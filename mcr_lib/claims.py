@@ -1,18 +1,16 @@
 """The claims of the paper as rows: which effect each is, the rule by which it is judged (RULE, written down before the
-runs), and the rows as tables. From result files, numbers only. Not here: how an interval is found (verdict.py).
+runs). From result files, numbers only. Not here: how an interval is found (verdict.py), the rows as tables
+(claim_table.py).
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from . import paper
-from .arms import ALIGNMENTS, FRAMEWORKS, GROUPS
+from .arms import FRAMEWORKS, GROUPS
 from .verdict import LEVEL, POWER, interval, judge, measure
 
 MUCH_LESS = 0.8  # 'much less memory and time': the paper's public part names no number; we ask for a fifth less
@@ -165,95 +163,3 @@ def _row(claim: Claim, results: list[dict], costs: dict | None) -> dict:
     found = interval(values, influence)
     return row | {"effect": found.effect, "interval": [found.low, found.high], "detectable": found.detectable,
                   "verdict": judge(found.low, found.high, 0.0, claim.better), "repeats": len(seeds)}
-
-
-def tables(files: list[Path]) -> str:
-    """The claims of study.json files as Markdown, each under what it was measured on; other JSON files are named, and a
-    cost that several files share is shown once."""
-    parts, costs = [], []
-    for path in files:
-        content = json.loads(Path(path).read_text())
-        if "claims" not in content:
-            print(f"{path}: holds no claims, passed over", file=sys.stderr)
-            continue
-        rows_of = [row for row in content["claims"] if row["unit"] != "ratio" or row not in costs]
-        costs += [row for row in rows_of if row["unit"] == "ratio"]
-        parts += [f"{headline(content)}; `{Path(path).name}`. A row is made again by `{content['repeat']}`, with the "
-                  "arms of its last column.", ""]
-        if any(row["verdict"] != NOT_MEASURED for row in rows_of):
-            parts += [markdown(rows_of), ""]
-        table = cost_table(content["cost"].get("arms", {}))  # a file of older code has them in another form
-        if table and table not in parts:
-            parts += ["What a training step of each framework costs there:", "", table, ""]
-        if content.get("variants"):
-            parts += ["Variants of MCR, by the same rule:", "", markdown(content["variants"]), ""]
-    return "\n".join(parts)
-
-
-def cost_table(costs: dict) -> str:
-    """FLOPs, seconds and peak memory of a step, framework by framework (the median over repeats), and in brackets as a
-    share of two-stream's with MbA; "" unless all four frameworks were measured. costs: arm → measure → values."""
-    names = [f"{f}-{a}" for f in FRAMEWORKS for a in ALIGNMENTS if f"{f}-{a}" in costs]
-    if len({name.rsplit("-", 1)[0] for name in names}) < len(FRAMEWORKS):
-        return ""
-    measures = {"MFLOP per pair": ("flops", 1e-6), "seconds": ("seconds", 1), "peak MB": ("peak_bytes", 1e-6)}
-    found = {name: [scale * np.median(costs[name][key]) for key, scale in measures.values()] for name in names}
-    lines = [f"| {name} | " + " | ".join(f"{value:.3g} ({value / whole:.2f})" for value, whole in zip(
-        values, found[COSTS[1]], strict=True)) + " |" for name, values in found.items()]
-    return "\n".join([f"| arm | {' | '.join(measures)} |", "|---" * (1 + len(measures)) + "|", *lines])
-
-
-def headline(content: dict) -> str:
-    """What a study was made of, in one line."""
-    steps = sorted({arm["steps"] for arm in content["arms"].values()})
-    steps = " / ".join(map(str, steps)) if len(steps) < 4 else f"{steps[0]} to {steps[-1]}"
-    seeds = sorted({len(arm["seeds"]) for arm in content["arms"].values()})
-    where = sorted({" in ".join(filter(None, (run["hardware"]["gpu"] or f"{run['hardware']['cpus']} CPU cores",
-                                              run.get("precision")))) for run in content["trained_on"]})
-    commits = sorted({run["commit"] or "unknown" for run in content["trained_on"]})
-    gallery = content["gallery"]
-    return (f"{content['study']}{' (synthetic)' if content['data']['synthetic'] else ''}, profile "
-            f"{content['profile']}, {' to '.join(map(str, sorted({seeds[0], seeds[-1]})))} seeds, "
-            f"{steps} steps, gallery "
-            f"{gallery['images']} images and {gallery['distinct_texts']} distinct reports of {gallery['patients']} "
-            f"patients, on {', '.join(where)}, trained at commit {', '.join(commits)}")
-
-
-HEAD = ("claim", "measured", "effect [95 % interval]", "verdict", "smallest detectable", "arms")
-
-
-def cells(row: dict) -> tuple[str, ...]:
-    """A row in words and figures, one text per column of HEAD."""
-    digits = 1 if row["unit"] == POINTS else 3
-    sign = "" if row["unit"] == "ratio" else "+"
-    effect = "–" if row["effect"] is None else f"{row['effect']:{sign}.{digits}f}"
-    if row["interval"]:
-        low, high = (f"{end:{sign}.{digits}f}" for end in row["interval"])
-        effect += f" [{low}, {high}] {row['unit']}, {row['repeats']} {'runs' if row['unit'] == 'ratio' else 'seeds'}"
-        if row["interval"] == [0, 0]:
-            effect = f"0, identical in all {row['repeats']} seeds"
-    elif row["effect"] is not None:
-        effect += f" {row['unit']}, one seed, no interval"
-    detectable = "–" if not row["detectable"] else f"{row['detectable']:.{digits}f}"
-    return row["claim"], row["measured"], effect, row["verdict"], detectable, row["arms"] or "–"
-
-
-def shown(row_list: list[dict]) -> tuple[list[tuple[str, ...]], str]:
-    """The measured rows as cells, a claim's text once, and a sentence on what was not measured ("" if all was)."""
-    lines, above = [], None
-    for row in row_list:
-        if row["verdict"] != NOT_MEASURED:
-            claim, *rest = cells(row)
-            lines.append(("" if claim == above else claim, *rest))
-            above = claim
-    missing = "; ".join(row["measured"] for row in row_list if row["verdict"] == NOT_MEASURED)
-    return lines, f"Not measured here: {missing}." if missing else ""
-
-
-def markdown(row_list: list[dict]) -> str:
-    """The rows as the README's table."""
-    lines, missing = shown(row_list)
-    table = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|",
-             *(f"| {claim} | {what} | {effect} | **{found}** | {' | '.join(rest)} |"
-               for claim, what, effect, found, *rest in lines)]
-    return "\n".join([*table, *(["", missing] if missing else [])])

@@ -16,7 +16,7 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
 from pygments.formatters import HtmlFormatter
 
-from . import claims, paper
+from . import claim_table, paper
 from .lesson import ROOT, collected
 
 STYLE = """
@@ -170,14 +170,14 @@ def _study(content: dict) -> str:
     tables = _rows(content["claims"])
     if content.get("variants"):
         tables += "<p>Variants of MCR, by the same rule:</p>" + _rows(content["variants"])
-    return (f"<p>{html.escape(claims.headline(content))}. A row is made again by <code>"
+    return (f"<p>{html.escape(claim_table.headline(content))}. A row is made again by <code>"
             f"{html.escape(content['repeat'])}</code>, with the arms of its last column.</p>{tables}"
             f'<p class="soft">{html.escape(content["rule"])}</p>')
 
 
 def _rows(rows: list[dict]) -> str:
-    lines, missing = claims.shown(rows)
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in claims.HEAD)
+    lines, missing = claim_table.shown(rows)
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in claim_table.HEAD)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in line) + "</tr>" for line in lines)
     return f"<table><tr>{head}</tr>{body}</table><p>{html.escape(missing)}</p>"
 

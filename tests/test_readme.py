@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mcr_lib import claims
+from mcr_lib import claim_table
 from mcr_lib.config import parse_settings, resolve
 
 ROOT = Path(__file__).parent.parent
@@ -17,7 +17,7 @@ def test_the_claims_are_what_the_command_prints():
     pages = TEXT + (ROOT / "benchmarks" / "RESULTS.md").read_text()
     for names, block in re.findall(r"<!-- claims: ([a-z_ ]+) -->\n(.*?)<!-- end of claims -->", pages, re.S):
         files = [results / f"study_{name}.json" for name in names.split()]
-        assert block.strip() == claims.tables(files).strip(), f"python -m mcr_lib study --table … of {names}"
+        assert block.strip() == claim_table.tables(files).strip(), f"python -m mcr_lib study --table … of {names}"
         shown += files
     assert sorted(shown) == sorted(results.glob("study_*.json"))
 

@@ -14,7 +14,18 @@ import pytest
 import torch
 
 from benchmarks import choose, variant_cost
-from mcr_lib import checkpoint, claims, plotting, run_folder, step_cost, study, study_figures, study_run, verdict
+from mcr_lib import (
+    checkpoint,
+    claim_table,
+    claims,
+    plotting,
+    run_folder,
+    step_cost,
+    study,
+    study_figures,
+    study_run,
+    verdict,
+)
 from mcr_lib.__main__ import main
 from mcr_lib.arms import ARMS, FRAMEWORKS, GROUPS, chosen
 from mcr_lib.config import ConfigError, read_config, resolve
@@ -381,16 +392,21 @@ def test_the_grid_of_mask_rates_is_drawn_where_it_was_run():
     assert plotting.png(picture).startswith(b"\x89PNG")
 
 
-def test_what_a_step_of_each_framework_costs_beside_two_stream():
-    """Medians over repeats; a share of two-stream's with MbA; nothing unless all four frameworks were measured."""
-    names = ("contrastive-mba", "contrastive-masked-mba", "two-stream-mba", "mcr-mba")
-    costs = {name: {"flops": 1e6 * (n + 1), "seconds": [9.0, n + 1.0, 0.0], "peak_bytes": [2e6 * (n + 1)] * 3}
-             for n, name in enumerate(names)}
-    lines = claims.cost_table(costs).splitlines()
-    assert lines[2] == "| contrastive-mba | 1 (0.33) | 1 (0.33) | 2 (0.33) |"
-    assert lines[5] == "| mcr-mba | 4 (1.33) | 4 (1.33) | 8 (1.33) |"
-    del costs["contrastive-mba"]
-    assert claims.cost_table(costs) == ""
+def test_the_table_of_arms_means_deviations_chance_and_shares_of_two_streams_cost():
+    def arm(rsum, steps):
+        way = {f"{way}_{name}": [n, n + 2.0] for n, way in ((10, "image_to_text"), (20, "text_to_image"))
+               for name in ("R@1", "R@10", "precision@10", "mAP")}
+        tables = {"test, unmasked": rsum, "test, masked": [5.0, 5.0], "chance": [1.0, 1.0]}
+        return {"steps": steps, "metrics": {name: way | {"rsum": values} for name, values in tables.items()}}
+
+    costs = {name: {"flops": 1e6 * n, "seconds": [9.0, n, 0.0], "peak_bytes": [2e6 * n] * 3}
+             for n, name in ((4.0, "two-stream-mba"), (2.0, "mcr-mba"))}
+    lines = claim_table.arm_table({"mcr-mba@time": arm([30.0, 34.0], 70), "mcr-abm": arm([8.0, 8.0], 50)}, costs)
+    _, _, chance, first, second = ([c.strip() for c in line.split("|")[1:-1]] for line in lines.splitlines())
+    assert chance == ["chance", "", "11.0 / 21.0", "11.0 / 21.0", "1.0", "1.0", "–", "–", "", "", ""]
+    assert first[:6] == ["mcr-mba@time", "70", "11.0 / 21.0", "11.0 / 21.0", "32.0 (2.8)", "5.0"]
+    assert first[8:] == ["2 (0.50)", "2 (0.50)", "4 (0.50)"] and second[4:6] == ["8.0", "5.0"]
+    assert second[6:] == ["–"] * 5
 
 
 def test_figures_of_a_study_of_mask_rates_beside_the_profiles_own(tmp_path, whole):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcr_lib import claims, retrieval, verdict
+from mcr_lib import claim_table, claims, retrieval, verdict
 from mcr_lib.arms import GROUPS
 
 KEYS = {"rsum", "image_to_text_R@1"}
@@ -192,7 +192,7 @@ def test_rows_from_result_files_and_the_table():
     one = {row["measured"]: row for row in claims.rows(study_of(4.0, seeds=1), None)}
     assert one["MbA against AbM, recall of MCR"]["verdict"] == "undecided"
     assert one["MbA against AbM, recall of MCR"]["interval"] is None
-    table, missing = claims.markdown(rows).split("\n\n")
+    table, missing = claim_table.markdown(rows).split("\n\n")
     measured = [row for row in rows if row["verdict"] != claims.NOT_MEASURED]
     assert len(table.splitlines()) == len(measured) + 2 and len({line.count("|") for line in table.splitlines()}) == 1
     assert missing.startswith("Not measured here: state of the art on MIMIC-CXR; MCR against two-stream, equal steps;")
