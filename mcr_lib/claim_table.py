@@ -30,21 +30,24 @@ def tables(files: list[Path]) -> str:
             parts += [markdown(rows_of), ""]
         if content.get("variants"):
             parts += ["Variants of MCR, by the same rule:", "", markdown(content["variants"]), ""]
-        parts += ["What each arm scored, and what a step of it costs:", "",
-                  arm_table(content["arms"], content["cost"].get("arms", {})), ""]
+        head, *lines = arms(content)
+        parts += [f"{ABOUT_ARMS}:", "", _markdown([head, ["---"] * len(head), *lines]), ""]
     return "\n".join(parts)
 
 
+ABOUT_ARMS = ("What each arm scored on the test split (mean over seeds; in percent, image→text / text→image; RSum with "
+              "its standard deviation), and what a step of it costs (in brackets, as a share of two-stream-mba's)")
 SCORES = {"R@1": ("test, unmasked", "R@1"), "R@10": ("test, unmasked", "R@10"), "RSum": ("test, unmasked", "rsum"),
           "RSum, masked input": ("test, masked", "rsum"), "mAP by label": ("test, label-match", "mAP"),
           "precision@10 by label": ("test, label-match", "precision@10")}
 COST = {"MFLOP per pair": ("flops", 1e-6), "seconds a step": ("seconds", 1), "peak MB": ("peak_bytes", 1e-6)}
 
 
-def arm_table(arms: dict, costs: dict) -> str:
-    """What each arm scored on the test split (mean over seeds: image→text / text→image in percent, of RSum the standard
-    deviation in brackets), chance above; and what a step of it costs (median over repeats, in brackets the share of
-    two-stream's with MbA). arms, costs: as in study.json; "–": not measured."""
+def arms(content: dict) -> list[list[str]]:
+    """The cells of a table with a line per arm: a head, chance, the arms. Costs are medians over repeats; "–": not
+    measured."""
+    costs = content["cost"].get("arms", {})
+
     def score(metrics: dict, where: str, name: str) -> str:
         if where not in metrics:
             return "–"
@@ -60,13 +63,13 @@ def arm_table(arms: dict, costs: dict) -> str:
         value, whole = (scale * np.median(costs[which][name]) for which in (arm, COSTS[1]))
         return f"{value:.3g} ({value / whole:.2f})"
 
-    chance = next(iter(arms.values()))["metrics"]
-    lines = [["arm", "steps", *SCORES, *COST], ["---"] * (2 + len(SCORES) + len(COST)),
-             ["chance", "", *(score(chance, "chance, label-match" if "label" in where else "chance", name)
-                              for where, name in SCORES.values()), *([""] * len(COST))]]
-    lines += [[arm, str(about["steps"]), *(score(about["metrics"], *which) for which in SCORES.values()),
-               *(cost(arm.removesuffix("@time"), *which) for which in COST.values())] for arm, about in arms.items()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    chance = next(iter(content["arms"].values()))["metrics"]
+    return [["arm", "steps", *SCORES, *COST],
+            ["chance", "", *(score(chance, "chance, label-match" if "label" in where else "chance", name)
+                             for where, name in SCORES.values()), *([""] * len(COST))],
+            *([arm, str(about["steps"]), *(score(about["metrics"], *which) for which in SCORES.values()),
+               *(cost(arm.removesuffix("@time"), *which) for which in COST.values())]
+              for arm, about in content["arms"].items())]
 
 
 def headline(content: dict) -> str:
@@ -119,7 +122,9 @@ def shown(row_list: list[dict]) -> tuple[list[tuple[str, ...]], str]:
 def markdown(row_list: list[dict]) -> str:
     """The rows as the README's table."""
     lines, missing = shown(row_list)
-    table = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|",
-             *(f"| {claim} | {what} | {effect} | **{found}** | {' | '.join(rest)} |"
-               for claim, what, effect, found, *rest in lines)]
-    return "\n".join([*table, *(["", missing] if missing else [])])
+    lines = [(claim, what, effect, f"**{found}**", *rest) for claim, what, effect, found, *rest in lines]
+    return _markdown([HEAD, ["---"] * len(HEAD), *lines]) + (f"\n\n{missing}" if missing else "")
+
+
+def _markdown(lines: list) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -170,6 +170,7 @@ def _study(content: dict) -> str:
     tables = _rows(content["claims"])
     if content.get("variants"):
         tables += "<p>Variants of MCR, by the same rule:</p>" + _rows(content["variants"])
+    tables += f"<p>{claim_table.ABOUT_ARMS}:</p>" + _table(*claim_table.arms(content))
     return (f"<p>{html.escape(claim_table.headline(content))}. A row is made again by <code>"
             f"{html.escape(content['repeat'])}</code>, with the arms of its last column.</p>{tables}"
             f'<p class="soft">{html.escape(content["rule"])}</p>')
@@ -177,9 +178,13 @@ def _study(content: dict) -> str:
 
 def _rows(rows: list[dict]) -> str:
     lines, missing = claim_table.shown(rows)
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in claim_table.HEAD)
+    return f"{_table(claim_table.HEAD, *lines)}<p>{html.escape(missing)}</p>"
+
+
+def _table(head, *lines) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in line) + "</tr>" for line in lines)
-    return f"<table><tr>{head}</tr>{body}</table><p>{html.escape(missing)}</p>"
+    return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def _paper() -> str:

@@ -28,7 +28,9 @@ def test_a_study_of_this_run_and_a_committed_one_stand_side_by_side_and_say_whic
                 "repeat": "study --arms …",
                 "gallery": {"images": 9, "distinct_texts": 8, "patients": 7}, "claims": rows,
                 "trained_on": [{"hardware": {"gpu": None, "cpus": 2}, "commit": "abc"}],
-                "arms": {"mcr-mba": {"steps": 30, "seeds": [0, 1, 2]}}}
+                "cost": {"arms": {}}, "arms": {"mcr-mba": {"steps": 30, "seeds": [0, 1, 2], "metrics": {
+                    where: {"rsum": [effect]} | {f"{way}_R@{k}": [effect] for way in ("image_to_text", "text_to_image")
+                                                 for k in (1, 10)} for where in ("test, unmasked", "chance")}}}}
 
     (tmp_path / "study" / "figures").mkdir(parents=True)
     (tmp_path / "study" / "study.json").write_text(json.dumps(content("mine", 11.5)))

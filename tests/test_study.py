@@ -401,8 +401,9 @@ def test_the_table_of_arms_means_deviations_chance_and_shares_of_two_streams_cos
 
     costs = {name: {"flops": 1e6 * n, "seconds": [9.0, n, 0.0], "peak_bytes": [2e6 * n] * 3}
              for n, name in ((4.0, "two-stream-mba"), (2.0, "mcr-mba"))}
-    lines = claim_table.arm_table({"mcr-mba@time": arm([30.0, 34.0], 70), "mcr-abm": arm([8.0, 8.0], 50)}, costs)
-    _, _, chance, first, second = ([c.strip() for c in line.split("|")[1:-1]] for line in lines.splitlines())
+    head, chance, first, second = claim_table.arms({
+        "arms": {"mcr-mba@time": arm([30.0, 34.0], 70), "mcr-abm": arm([8.0, 8.0], 50)}, "cost": {"arms": costs}})
+    assert len(head) == len(chance) == len(first) == len(second)
     assert chance == ["chance", "", "11.0 / 21.0", "11.0 / 21.0", "1.0", "1.0", "–", "–", "", "", ""]
     assert first[:6] == ["mcr-mba@time", "70", "11.0 / 21.0", "11.0 / 21.0", "32.0 (2.8)", "5.0"]
     assert first[8:] == ["2 (0.50)", "2 (0.50)", "4 (0.50)"] and second[4:6] == ["8.0", "5.0"]
