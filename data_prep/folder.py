@@ -123,16 +123,21 @@ def atomic(path: Path):
 
 
 @contextmanager
-def locked(path: Path):
-    """One process at a time, on this machine or a shared disk; the lock ends with its process."""
+def locked(path: Path, wait: bool = True):
+    """One process at a time, on this machine or a shared disk; the lock ends with its process. Yields whether it is
+    ours: always, unless another process holds it and we do not `wait`."""
     try:
         import fcntl
     except ImportError:  # Windows has no such lock: there, start one process at a time
-        yield
+        yield True
         return
     with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -5,8 +5,9 @@
     OUT/cost.json               seconds, memory and FLOPs of a step, of the arms where they are compared or set equal
     OUT/study.json              arms, claims, verdicts: small enough to commit
 
-What is there is not done again, and what was interrupted goes on: start the same command once more. Halves made on
-two machines are put together by copying `results/` (or --merge). Not here: what an arm is (arms.py).
+What is there is not done again, and what was interrupted goes on: start the same command once more. Several processes
+on one folder share the runs; halves made on two machines are put together by copying `results/` (or --merge). Not
+here: what an arm is (arms.py).
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def study(data: Path, out: Path, *, arms: str = "core", seeds: str = "5", profil
         if len(usable_rows(table, split, config.train.views)) < 2:
             raise RunError(f"{data}: a study needs pairs to train on, to validate with and to test; split {split!r} "
                            "has fewer than 2")
-    (out / "results").mkdir(parents=True, exist_ok=True)
+    for folder in ("results", ".locks"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
     for half in merge:
         _merge(Path(half), out)
     with locked(out / ".cost.lock"):  # a second process on this folder waits, and finds it measured
@@ -60,9 +62,12 @@ def study(data: Path, out: Path, *, arms: str = "core", seeds: str = "5", profil
     todo = [(arm, seed, _resolved(arm, seed, profile, settings, costs)) for seed in numbers for arm in plan]
     for arm, seed, wanted in todo:
         _check(out, arm, seed, wanted, about)
-    for arm, seed, wanted in todo:
-        if not _result(out, arm.name, seed).exists():
-            _do(data, out, arm, seed, wanted, device, command, scored)
+    for wait in (False, True):  # first what no other process is at, then what it has not finished
+        for arm, seed, wanted in todo:
+            if not _result(out, arm.name, seed).exists():
+                with locked(out / ".locks" / f"{arm.name}-seed{seed}", wait) as ours:
+                    if ours and not _result(out, arm.name, seed).exists():
+                        _do(data, out, arm, seed, wanted, device, command, scored)
     return summarise(out, profile=profile, settings=settings, command=command)
 
 

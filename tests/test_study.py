@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+from contextlib import ExitStack
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from benchmarks import choose, variant_cost
+from data_prep.folder import locked
 from mcr_lib import (
     checkpoint,
     claim_table,
@@ -180,6 +182,29 @@ def test_an_interrupted_study_goes_on_and_ends_with_the_same_weights(phantom, wh
     for name in ("mcr-mba-seed0", "mcr-abm-seed0"):
         assert result(out, name)["weights_sha256"] == result(whole, name)["weights_sha256"]
         assert result(out, name)["test"] == result(whole, name)["test"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_two_processes_on_one_folder_share_the_runs(phantom, whole, tmp_path, monkeypatch, finished):
+    """Another process is at mcr-mba: mcr-abm comes first; then what it left unfinished, and not what it finished."""
+    out, done = with_costs(tmp_path / "shared"), []
+
+    def bring(arm, seed):
+        shutil.copy(whole / "results" / f"{arm}-seed{seed}.json", out / "results")
+
+    def do(_data, _out, arm, seed, *_):
+        done.append(arm.name)
+        bring(arm.name, seed)
+        if finished:
+            bring("mcr-mba", 0)
+        other.close()
+
+    monkeypatch.setattr(study, "_do", do)
+    (out / ".locks").mkdir()
+    with ExitStack() as other:
+        assert other.enter_context(locked(out / ".locks" / "mcr-mba-seed0"))
+        study.study(phantom, out, arms="mcr-mba,mcr-abm", seeds="1", profile="smoke", settings=SETTINGS, device=CPU)
+    assert done == ["mcr-abm"] + ["mcr-mba"] * (not finished)
 
 
 def test_two_halves_merge_to_the_whole(phantom, whole, tmp_path, monkeypatch):
