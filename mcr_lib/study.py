@@ -248,7 +248,8 @@ def summarise(out: Path, *, profile: str, settings: dict, command: str) -> dict:
 
 
 def _arm(runs: list[dict]) -> dict:
-    """One arm over its seeds: every metric as a list (a value per seed), and the means of the Fig. 3 curves."""
+    """One arm over its seeds: every metric as a list (a value per seed), and mean and standard
+    deviation of the Fig. 3 curves."""
     return {
         "settings": ARMS[runs[0]["arm"]].settings, "seeds": [r["seed"] for r in runs],
         "steps": runs[0]["training"]["steps"], "seconds": [r["training"]["training_seconds"] for r in runs],
@@ -258,9 +259,12 @@ def _arm(runs: list[dict]) -> dict:
         "gap": {when: {name: _round([r["gap"][when][name] for r in runs]) for name in names if name != "step"}
                 for when, names in runs[0]["gap"].items()},
         "gradient_agreement": [r["gradient_agreement"] for r in runs],
-        "nlg": {way: {name: None if curve is None else
-                      _round(np.mean([r["nlg"][way][name] for r in runs], axis=0).tolist())
+        "nlg": {way: {name: None if curve is None else _round(np.mean([r["nlg"][way][name] for r in runs], 0).tolist())
                       for name, curve in curves.items()} for way, curves in runs[0]["nlg"].items()},
+        "nlg_sd": None if len(runs) < 2 else {
+            way: {name: None if curve is None else
+                  _round(np.std([r["nlg"][way][name] for r in runs], 0, ddof=1).tolist())
+                  for name, curve in curves.items()} for way, curves in runs[0]["nlg"].items()},
     }
 
 

@@ -345,7 +345,7 @@ def test_the_command_line(phantom, whole, tmp_path, capsys, monkeypatch):
     assert status == 0 and "phantom (synthetic), profile smoke, 2 seeds" in out and "phantom_demo.json" in err
     measured = [row for row in json.loads((whole / "study.json").read_text())["claims"] if row["effect"] is not None]
     assert 0 < len(measured) < len(claims.CLAIMS) and len(re.findall(
-        r"^\|", out.split("What a training step")[0], re.M)) == len(measured) + 2
+        r"^\|", out.split("What each arm")[0], re.M)) == len(measured) + 2
     settings = [part for k, v in SETTINGS.items() for part in ("--set", f"{k}={v}")]
     status, out, _ = call(capsys, monkeypatch, "--data", phantom, "--out", whole, "--arms", PLAN, "--seeds", "2",
                           "--profile", "smoke", *settings, "--device", "cpu")
@@ -433,6 +433,18 @@ def test_the_table_of_arms_means_deviations_chance_and_shares_of_two_streams_cos
     assert first[:6] == ["mcr-mba@time", "70", "11.0 / 21.0", "11.0 / 21.0", "32.0 (2.8)", "5.0"]
     assert first[8:] == ["2 (0.50)", "2 (0.50)", "4 (0.50)"] and second[4:6] == ["8.0", "5.0"]
     assert second[6:] == ["–"] * 5
+
+
+def test_fig_3_has_a_band_of_one_standard_deviation_over_seeds(whole):
+    arms = json.loads((whole / "study.json").read_text())["arms"]
+    scores = [result(whole, f"mcr-mba-seed{seed}")["nlg"]["text_to_image"]["ROUGE-L"] for seed in (0, 1)]
+    mean, half = np.mean(scores, axis=0), abs(np.subtract(*scores)) / np.sqrt(2)
+    ax = plotting.retrieved_scores({"mcr-mba": arms["mcr-mba"]}).axes[2]
+    assert ax.get_title(loc="left") == "ROUGE-L"
+    edges = ax.collections[1].get_paths()[0].vertices[:, 1]  # the second direction's
+    assert [edges.min(), edges.max()] == pytest.approx([min(mean - half), max(mean + half)], rel=1e-5)
+    one = study._arm([result(whole, "mcr-mba-seed0")])
+    assert one["nlg_sd"] is None and not plotting.retrieved_scores({"mcr-mba": one}).axes[0].collections
 
 
 def test_figures_of_a_study_of_mask_rates_beside_the_profiles_own(tmp_path, whole):

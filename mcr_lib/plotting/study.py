@@ -65,8 +65,8 @@ def mask_rates(panels: dict[str, list[dict]], measure: str = "rsum") -> Picture:
 
 def retrieved_scores(arms: dict) -> Picture:
     """The paper's Fig. 3: the scores of what is retrieved against K, a colour and mark per framework, dashed for
-    image→report and solid for report→image as in its caption; means over seeds. arms: one per framework, of
-    study.json."""
+    image→report and solid for report→image as in its caption; means over seeds, in a band of one standard deviation.
+    arms: one per framework, of study.json."""
     metrics = list(next(iter(arms.values()))["nlg"]["image_to_text"])
     picture, axes = new_picture(5.6, 2, 2, sharex=True, alt=f"{', '.join(metrics)} of the first K reports retrieved by "
                                 + ", ".join(arms))
@@ -79,6 +79,10 @@ def retrieved_scores(arms: dict) -> Picture:
                     continue
                 ax.plot(range(1, len(curve) + 1), curve, style, marker=LINES[framework], markersize=4, linewidth=1.6,
                         color=COLOURS[framework], label=ARMS[framework] if way == "text_to_image" else None)
+                if arm.get("nlg_sd"):
+                    spread = np.array(arm["nlg_sd"][way][metric])
+                    ax.fill_between(range(1, len(curve) + 1), curve - spread, curve + spread, color=COLOURS[framework],
+                                    alpha=0.12, linewidth=0)
         if not ax.lines:
             ax.text(0.5, 0.5, "needs Java, which was not there", ha="center", transform=ax.transAxes)
         ax.set(title=metric, xticks=range(1, 11))
