@@ -77,8 +77,10 @@ def headline(content: dict) -> str:
     steps = sorted({arm["steps"] for arm in content["arms"].values()})
     steps = " / ".join(map(str, steps)) if len(steps) < 4 else f"{steps[0]} to {steps[-1]}"
     seeds = sorted({len(arm["seeds"]) for arm in content["arms"].values()})
-    where = sorted({" in ".join(filter(None, (run["hardware"]["gpu"] or f"{run['hardware']['cpus']} CPU cores",
-                                              run.get("precision")))) for run in content["trained_on"]})
+    on_cpu = content["cost"].get("device") == "cpu"  # a machine's GPU is recorded whether it trained or not
+    where = sorted({" in ".join(filter(None, (
+        f"{run['hardware']['cpus']} CPU cores" if on_cpu or not run["hardware"]["gpu"] else run["hardware"]["gpu"],
+        run.get("precision")))) for run in content["trained_on"]})
     commits = sorted({run["commit"] or "unknown" for run in content["trained_on"]})
     gallery = content["gallery"]
     return (f"{content['study']}{' (synthetic)' if content['data']['synthetic'] else ''}, profile "

@@ -417,6 +417,15 @@ def test_the_grid_of_mask_rates_is_drawn_where_it_was_run():
     assert plotting.png(picture).startswith(b"\x89PNG")
 
 
+def test_the_headline_names_a_gpu_only_where_it_trained(whole):
+    content = json.loads((whole / "study.json").read_text())
+    for run in content["trained_on"]:
+        run["hardware"]["gpu"] = "H100"
+    assert "H100" not in claim_table.headline(content) and "CPU core" in claim_table.headline(content)
+    content["cost"]["device"] = "cuda"
+    assert "on H100 in " in claim_table.headline(content)
+
+
 def test_the_table_of_arms_means_deviations_chance_and_shares_of_two_streams_cost():
     def arm(rsum, steps):
         way = {f"{way}_{name}": [n, n + 2.0] for n, way in ((10, "image_to_text"), (20, "text_to_image"))
