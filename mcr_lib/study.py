@@ -250,6 +250,11 @@ def summarise(out: Path, *, profile: str, settings: dict, command: str) -> dict:
 def _arm(runs: list[dict]) -> dict:
     """One arm over its seeds: every metric as a list (a value per seed), and mean and standard
     deviation of the Fig. 3 curves."""
+    def curves(statistic, **how) -> dict:
+        return {way: {name: None if curve is None else
+                      _round(statistic([r["nlg"][way][name] for r in runs], axis=0, **how).tolist())
+                      for name, curve in found.items()} for way, found in runs[0]["nlg"].items()}
+
     return {
         "settings": ARMS[runs[0]["arm"]].settings, "seeds": [r["seed"] for r in runs],
         "steps": runs[0]["training"]["steps"], "seconds": [r["training"]["training_seconds"] for r in runs],
@@ -259,12 +264,7 @@ def _arm(runs: list[dict]) -> dict:
         "gap": {when: {name: _round([r["gap"][when][name] for r in runs]) for name in names if name != "step"}
                 for when, names in runs[0]["gap"].items()},
         "gradient_agreement": [r["gradient_agreement"] for r in runs],
-        "nlg": {way: {name: None if curve is None else _round(np.mean([r["nlg"][way][name] for r in runs], 0).tolist())
-                      for name, curve in curves.items()} for way, curves in runs[0]["nlg"].items()},
-        "nlg_sd": None if len(runs) < 2 else {
-            way: {name: None if curve is None else
-                  _round(np.std([r["nlg"][way][name] for r in runs], 0, ddof=1).tolist())
-                  for name, curve in curves.items()} for way, curves in runs[0]["nlg"].items()},
+        "nlg": curves(np.mean), "nlg_sd": curves(np.std, ddof=1) if len(runs) > 1 else None,
     }
 
 
