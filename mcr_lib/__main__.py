@@ -115,7 +115,7 @@ def study(
                                            "weights), by commas")] = "core",
     profile: Profile = "demo", settings: Set = [],  # noqa: B006 (typer copies it)
     merge: Annotated[list[Path], typer.Option(help="another study's folder, made on another machine")] = [],  # noqa: B006
-    table: Annotated[bool, typer.Option("--table", help="print the claims of study.json FILES as Markdown")] = False,
+    table: Annotated[bool, typer.Option("--table", help="print what study.json FILES say, as Markdown")] = False,
     device: Device = "auto",
 ):
     """Train arms × seeds, resumably, and judge every claim of the paper: OUT/study.json."""

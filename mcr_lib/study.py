@@ -241,7 +241,7 @@ def summarise(out: Path, *, profile: str, settings: dict, command: str) -> dict:
         "null_control": [{"arm": r["arm"], "seed": r["seed"], **r["both_orders"]} for r in found if "both_orders" in r],
         "arms": {arm: _arm(runs) for arm, runs in by_arm.items() if runs},
         "cost": costs, "config": {k: found[0]["config"][k] for k in ("model", "train")},
-        "nlg_note": None if found[0]["nlg"]["image_to_text"]["METEOR"] else nlg.NO_JAVA,
+        "nlg_note": None if all(r["nlg"]["image_to_text"]["METEOR"] for r in found) else nlg.NO_JAVA,
     }
     write_json(Path(out) / "study.json", content)
     return content
@@ -251,9 +251,10 @@ def _arm(runs: list[dict]) -> dict:
     """One arm over its seeds: every metric as a list (a value per seed), and mean and standard
     deviation of the Fig. 3 curves."""
     def curves(statistic, **how) -> dict:
-        return {way: {name: None if curve is None else
-                      _round(statistic([r["nlg"][way][name] for r in runs], axis=0, **how).tolist())
-                      for name, curve in found.items()} for way, found in runs[0]["nlg"].items()}
+        found = {way: {name: [r["nlg"][way][name] for r in runs] for name in names}
+                 for way, names in runs[0]["nlg"].items()}
+        return {way: {name: None if None in seeds else _round(statistic(seeds, axis=0, **how).tolist())  # None: no Java
+                      for name, seeds in names.items()} for way, names in found.items()}
 
     return {
         "settings": ARMS[runs[0]["arm"]].settings, "seeds": [r["seed"] for r in runs],
