@@ -6,10 +6,8 @@ OUT     ?= runs/$(PROFILE)
 DEVICE  ?= auto
 BIN     := .venv/bin
 export TOKENIZERS_PARALLELISM := false
-# torch asks for huge pages where the system offers them: fewer page faults on a CPU
-export THP_MEM_ALLOC_ENABLE := 1
 
-.PHONY: help env reproduce test lab notebooks benchmark lint clean
+.PHONY: help env reproduce test lab notebooks study benchmark lint clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 	@echo "variables: PROFILE=smoke|demo|base  DATA=folder  OUT=folder  PYTHON=python3.12"
@@ -24,10 +22,9 @@ env: .venv/.complete  ## make .venv from requirements.txt (about 6 GB: torch bri
 	touch $@
 
 reproduce: env  ## data, all notebooks in order, and runs/<profile>/index.html with every figure, table and claim
-	$(BIN)/python -m mcr_lib reproduce --profile $(PROFILE) --out $(OUT) $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m benchmarks.reproduce --profile $(PROFILE) --out $(OUT) $(if $(DATA),--data $(DATA))
 
-test: env  ## all tests
-	$(BIN)/ruff check .
+test: lint  ## all tests
 	$(BIN)/python -m pytest
 
 lab: env notebooks  ## JupyterLab on the notebooks
@@ -36,12 +33,17 @@ lab: env notebooks  ## JupyterLab on the notebooks
 notebooks: env  ## derive notebooks/*.ipynb from notebooks/src/*.py
 	$(BIN)/python notebooks/src/derive.py
 
+study: env  ## arms × seeds and a verdict for every claim, resumable: DATA=folder OUT=folder
+	@test -n "$(DATA)" || { echo "make study DATA=folder OUT=folder: DATA is missing" >&2; exit 2; }
+	$(BIN)/python -m benchmarks.study --data $(DATA) --out $(OUT) --profile $(PROFILE) --device $(DEVICE)
+
 benchmark: env  ## what a step costs beside open_clip, which this installs first: OUT=FILE.json, DEVICE=auto|cpu|cuda
 	$(BIN)/pip install --quiet --editable .[bench]
-	$(BIN)/python -m mcr_lib benchmark --device $(DEVICE) --out $(if $(filter %.json,$(OUT)),$(OUT),runs/benchmark.json)
+	$(BIN)/python -m benchmarks.cost --device $(DEVICE) --out $(if $(filter %.json,$(OUT)),$(OUT),runs/benchmark.json)
 
-lint: env  ## style only
+lint: env  ## style only: rules, a cap on complexity, formatting
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 clean:  ## remove the environment; runs/ and data/ stay
 	rm -rf .venv

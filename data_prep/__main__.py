@@ -1,136 +1,200 @@
 """The command line: python -m data_prep phantom | openi | mimic-cxr | csv | check | pack.
 
-Not the work: each command hands its arguments to the module of its name. Whatever goes wrong is one line on
-stderr and exit status 2; `check` ends with 1 where it found problems.
+Not the work: each command hands its arguments to the module of its name. How a mistake is said stands in commands.py;
+`check` ends with 1 where it found problems.
 """
 
 import re
 import sys
-from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from . import folder
+from .commands import QUIET, run_app
 from .folder import DataError
+from .sources import TEXT_POLICIES
 
-app = typer.Typer(help="Chest X-ray/report collections to one data set folder.", rich_markup_mode=None,
-                  pretty_exceptions_enable=False, add_completion=False)
-UsageError = typer.BadParameter.__base__  # click's, or that of the click inside newer typer
-INTERRUPTED = 130  # as shells have it; typer gives it as a status or as an exception, by version
+HELP = "Chest X-ray/report collections to one data set folder."
+app = typer.Typer(help=HELP, **QUIET)
 
 Out = Annotated[Path, typer.Option(help="Data set folder to write; running again resumes.")]
 Size = Annotated[int, typer.Option(min=32, help="Shorter side of the images kept, at most.")]
-Processes = Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core if not given.")]
+Processes = Annotated[
+    int | None, typer.Option(min=1, help="Worker processes; one per core if not given.")
+]
 Views = Annotated[Literal["all", "frontal"], typer.Option(help="Which views to keep.")]
-TextPolicy = Annotated[Literal[tuple(folder.TEXT_POLICIES)],
-                       typer.Option(help="Which sections are the report.")]
+TextPolicy = Annotated[Literal[TEXT_POLICIES], typer.Option(help="Which sections are the report.")]
 
 
 @app.command()
-def phantom(out: Out, studies: Annotated[int, typer.Option(min=1)] = 2000, seed: int = 0,
-            findings: Annotated[Literal["all", "one-small-lesion"],
-                                typer.Option(help="All kinds, or a nodule that one or two patches see.")] = "all",
-            processes: Processes = None) -> None:
+def phantom(
+    out: Out,
+    studies: Annotated[int, typer.Option(min=1)] = 2000,
+    seed: int = 0,
+    findings: Annotated[
+        Literal["all", "one-small-lesion"],
+        typer.Option(help="All kinds, or a nodule that one or two patches see."),
+    ] = "all",
+    processes: Processes = None,
+) -> None:
     """Generate the synthetic default data set."""
     from .phantom import write
+
     write(out, studies, seed, processes, findings)
 
 
 @app.command()
 def openi(
-    reports: Annotated[Path, typer.Option(exists=True, help="Folder of XML files, or indiana_reports.csv.")],
-    images: Annotated[Path, typer.Option(exists=True, help="Folder with the PNG, JPEG or DICOM images.")],
+    reports: Annotated[
+        Path, typer.Option(exists=True, help="Folder of XML files, or indiana_reports.csv.")
+    ],
+    images: Annotated[
+        Path, typer.Option(exists=True, help="Folder with the PNG, JPEG or DICOM images.")
+    ],
     out: Out,
-    projections: Annotated[Path | None, typer.Option(exists=True, help="Kaggle's table of views.")] = None,
-    size: Size = 512, views: Views = "all", text_policy: TextPolicy = "findings+impression",
+    projections: Annotated[
+        Path | None, typer.Option(exists=True, help="Kaggle's table of views.")
+    ] = None,
+    size: Size = 512,
+    views: Views = "all",
+    text_policy: TextPolicy = "findings+impression",
     processes: Processes = None,
 ) -> None:
     """Open-i (IU X-ray), official or Kaggle layout."""
-    from .openi import write
-    write(reports, images, out, projections,
-          size=size, views=views, text_policy=text_policy, processes=processes)
+    from .openi import prepare_openi
+
+    prepare_openi(
+        reports,
+        images,
+        out,
+        projections,
+        size=size,
+        views=views,
+        text_policy=text_policy,
+        processes=processes,
+    )
 
 
 @app.command("mimic-cxr")
 def mimic_cxr(
-    jpg_root: Annotated[Path, typer.Option(exists=True, help="Root of MIMIC-CXR-JPG: files/ and csv.gz.")],
-    reports_root: Annotated[Path, typer.Option(exists=True, help="Root of the reports, or their zip.")],
-    out: Out, size: Size = 512,
-    store_size: Annotated[int, typer.Option(min=0, help="Side of the packed store made at the end (256: what the "
-                                            "profile base reads); 0: none.")] = 256,
-    views: Views = "frontal", text_policy: TextPolicy = "findings+impression",
-    sections_csv: Annotated[Path | None, typer.Option(exists=True, help="mimic_cxr_sectioned.csv of MIMIC-CXR's "
-                                                      "own script, instead of our parser.")] = None,
-    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Part I of N, for job arrays: 1/8 … 8/8.")] = None,
+    jpg_root: Annotated[
+        Path, typer.Option(exists=True, help="Root of MIMIC-CXR-JPG: files/ and csv.gz.")
+    ],
+    reports_root: Annotated[
+        Path, typer.Option(exists=True, help="Root of the reports, or their zip.")
+    ],
+    out: Out,
+    size: Size = 512,
+    store_size: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Side of the packed store made at the end (256: what the "
+            "profile base reads); 0: none.",
+        ),
+    ] = 256,
+    views: Views = "frontal",
+    text_policy: TextPolicy = "findings+impression",
+    sections_csv: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            help="mimic_cxr_sectioned.csv of MIMIC-CXR's own script, instead of our parser.",
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Part I of N, for job arrays: 1/8 … 8/8.")
+    ] = None,
     processes: Processes = None,
 ) -> None:
     """MIMIC-CXR-JPG and the MIMIC-CXR reports, as downloaded."""
-    from .mimic_cxr import write
+    from .mimic_cxr import prepare_mimic_cxr
+
     part = re.fullmatch(r"(\d+)/(\d+)", shard or "1/1")
     if not part or not 1 <= int(part[1]) <= int(part[2]):
         raise DataError(f"--shard {shard}: give I/N with 1 ≤ I ≤ N, such as 3/8")
-    write(jpg_root, reports_root, out, size=size, store_size=store_size, views=views, text_policy=text_policy,
-          sections_csv=sections_csv, shard=(int(part[1]), int(part[2])) if shard else None, processes=processes)
+    prepare_mimic_cxr(
+        jpg_root,
+        reports_root,
+        out,
+        size=size,
+        store_size=store_size,
+        views=views,
+        text_policy=text_policy,
+        sections_csv=sections_csv,
+        shard=(int(part[1]), int(part[2])) if shard else None,
+        processes=processes,
+    )
 
 
 @app.command("csv")
 def table(
     table: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="CSV, TSV or Parquet.")],
     out: Out,
-    images_root: Annotated[Path | None, typer.Option(exists=True, help="Where the image paths begin; "
-                                                     "the table's folder if not given.")] = None,
-    column: Annotated[list[str] | None, typer.Option(metavar="FIELD=NAME", help="The table's own name for a field: "
-                                                     "--column image=path --column patient_id=subject.")] = None,
+    images_root: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, help="Where the image paths begin; the table's folder if not given."
+        ),
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=NAME",
+            help="The table's own name for a field: "
+            "--column image=path --column patient_id=subject.",
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "own data",
     licence: Annotated[str, typer.Option(help="Licence of the data set.")] = "not stated",
-    size: Size = 512, views: Views = "all", text_policy: TextPolicy = "findings+impression",
+    size: Size = 512,
+    views: Views = "all",
+    text_policy: TextPolicy = "findings+impression",
     processes: Processes = None,
 ) -> None:
     """Your own table: image, report (or findings, impression), patient_id; study_id, view, labels, split if known."""
-    from .table import write
-    write(table, out, images_root or table.parent, column or [], name=name, licence=licence, size=size, views=views,
-          text_policy=text_policy, processes=processes)
+    from .table import prepare_table
+
+    prepare_table(
+        table,
+        out,
+        images_root or table.parent,
+        column or [],
+        name=name,
+        licence=licence,
+        size=size,
+        views=views,
+        text_policy=text_policy,
+        processes=processes,
+    )
 
 
 @app.command()
-def check(directory: Annotated[Path, typer.Argument(help="A data set folder or a download.")]) -> None:
+def check(
+    directory: Annotated[Path, typer.Argument(help="A data set folder or a download.")],
+) -> None:
     """Say what is there and what is missing."""
     from .check import check as check_directory
+
     raise typer.Exit(check_directory(directory))
 
 
 @app.command()
-def pack(directory: Annotated[Path, typer.Argument(help="A data set folder.")],
-         size: Annotated[int, typer.Option(min=16, help="Side of the square images.")] = 512,
-         processes: Processes = None) -> None:
+def pack(
+    directory: Annotated[Path, typer.Argument(help="A data set folder.")],
+    size: Annotated[int, typer.Option(min=16, help="Side of the square images.")] = 512,
+    processes: Processes = None,
+) -> None:
     """Derive the packed image store from a data set folder."""
     from .pack import pack as pack_directory
+
     print(pack_directory(directory, size, processes))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command → exit status."""
-    status = 2
-    try:
-        status = app(arguments, prog_name="python -m data_prep", standalone_mode=False) or 0
-        if status != INTERRUPTED:
-            return status
-        line = "interrupted: run again to resume"
-    except UsageError as error:
-        command = error.ctx.command_path if error.ctx else "python -m data_prep"
-        line = f"{error.format_message().rstrip('.')}: see {command} --help"
-    except DataError as error:
-        line = str(error)
-    except BrokenExecutor:
-        line = "a worker process died, most likely out of memory: run again with fewer --processes to resume"
-    except OSError as error:
-        line = f"{error.filename or 'output'}: {error.strerror or error}; run again to resume"
-    except (KeyboardInterrupt, typer.Abort):
-        status, line = INTERRUPTED, "interrupted: run again to resume"
-    print("error: " + " ".join(line.split()), file=sys.stderr)
-    return status
+    return run_app(app, "data_prep", arguments)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,14 @@ Not a repair: it only reads. Exit status 0 all well, 1 problems found (each on i
 """
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+
+import pandas as pd
 
 from . import folder, mimic_cxr, openi
 from .folder import DataError
+from .sources import read_table
 
 MIMIC_SPLIT = {"train": 368_960, "validate": 2_991, "test": 5_159}  # images; studies about 227,800
 MIMIC_IMAGES, MIMIC_REPORTS = 377_110, 227_800
@@ -47,23 +51,34 @@ def check(directory: Path) -> int:
     if not directory.is_dir():
         raise DataError(f"{directory} is not a folder: give a data set folder or a download")
     findings = Findings()
-    if (directory / "manifest.parquet").exists() or (directory / "building.json").exists():
-        _data_set(directory, findings)
-    elif _reports(directory) and not any(directory.glob("mimic-cxr-2.0.0-*")):
-        _mimic_reports(directory, findings)
-    elif any(directory.glob("mimic-cxr-2.0.0-*")) or any(directory.glob("files/p1?")):
-        _mimic_jpg(directory, findings)
-    elif any(directory.glob("*.xml")) or any(directory.glob("*/*.xml")) or any(directory.glob("indiana_*.csv")):
-        _openi(directory, findings)
-    else:
-        raise DataError(f"{directory} is neither a data set folder (manifest.parquet) nor a download of "
-                        "MIMIC-CXR-JPG (files/, mimic-cxr-2.0.0-*.csv.gz), MIMIC-CXR or Open-i (*.xml); a table "
-                        "of your own becomes one by python -m data_prep csv --table FILE --out DIR")
+    _choose_check(directory)(directory, findings)
     print(f"{findings.problems} problem(s)" if findings.problems else "no problems")
     return 1 if findings.problems else 0
 
 
-def _data_set(directory: Path, findings: Findings) -> None:
+def _choose_check(directory: Path) -> Callable[[Path, Findings], None]:
+    """What the folder is, by what lies in it."""
+
+    def holds(*patterns: str) -> bool:
+        return any(any(directory.glob(pattern)) for pattern in patterns)
+
+    if holds("manifest.parquet", "building.json"):
+        return _check_data_set
+    has_jpg_tables = holds("mimic-cxr-2.0.0-*")
+    if _has_reports(directory) and not has_jpg_tables:
+        return _check_mimic_reports
+    if has_jpg_tables or holds("files/p1?"):
+        return _check_mimic_jpg
+    if holds("*.xml", "*/*.xml", "indiana_*.csv"):
+        return _check_openi
+    raise DataError(
+        f"{directory} is neither a data set folder (manifest.parquet) nor a download of "
+        "MIMIC-CXR-JPG (files/, mimic-cxr-2.0.0-*.csv.gz), MIMIC-CXR or Open-i (*.xml); a table "
+        "of your own becomes one by python -m data_prep csv --table FILE --out DIR"
+    )
+
+
+def _check_data_set(directory: Path, findings: Findings) -> None:
     """A folder written by data_prep."""
     try:
         table = folder.read(directory)
@@ -72,25 +87,17 @@ def _data_set(directory: Path, findings: Findings) -> None:
         return findings.problem(str(error))
     except FileNotFoundError:
         return findings.problem(f"{directory / 'dataset.json'} is missing: make the folder again")
-    print(f"data set  {about['name']}, {'synthetic' if about['synthetic'] else 'not synthetic'}, "
-          f"licence: {about['licence']}, text: {about['text_policy']}")
-    counts = folder.counts(table)
-    print(f"rows {counts['rows']:,}, studies {counts['studies']:,}, patients {counts['patients']:,}, "
-          f"different reports {counts['different_reports']:,}")
-    for column in ("split", "view"):
-        print(f"{column:<8}", ", ".join(f"{value} {count:,}" for value, count in counts[column].items()))
-    labels = Counter(label for labels in table.labels for label in labels.split("|") if label)
-    print("labels  ", ", ".join(f"{label} {n:,}" for label, n in labels.most_common()) or "none")
-    words = table.report.str.split().str.len()
-    print(f"words per report: {words.min()} to {words.max()}, median {words.median():.0f}, 95 % ≤ "
-          f"{words.quantile(0.95):.0f}; no findings {(table.findings == '').sum():,}, "
-          f"no impression {(table.impression == '').sum():,}")
-    missing = [path for path in table.image_path if not _filled(directory / path)]
+    _print_contents(table, about)
+    missing = [path for path in table.image_path if not _is_filled(directory / path)]
     if missing:
-        return findings.problem(f"{len(missing):,} image(s) missing or empty, first {missing[0]}: run the same "
-                                "data_prep command again")
+        return findings.problem(
+            f"{len(missing):,} image(s) missing or empty, first {missing[0]}: run the same "
+            "data_prep command again"
+        )
     if folder.content_sha256(directory, table) != about.get("sha256"):
-        findings.problem("rows or images are not those that dataset.json was written for (SHA-256): make it again")
+        findings.problem(
+            "rows or images are not those that dataset.json was written for (SHA-256): make it again"
+        )
     else:
         print(f"images   all {len(table):,} are there; SHA-256 {about['sha256'][:16]}… agrees")
     if folder.counts(table) != about.get("counts"):
@@ -98,19 +105,48 @@ def _data_set(directory: Path, findings: Findings) -> None:
     return None
 
 
-def _filled(path: Path) -> bool:
+def _print_contents(table: pd.DataFrame, about: dict) -> None:
+    """What kind of data set it is, and its rows by split, view, label and length."""
+    kind = "synthetic" if about["synthetic"] else "not synthetic"
+    print(
+        f"data set  {about['name']}, {kind}, licence: {about['licence']}, "
+        f"text: {about['text_policy']}"
+    )
+    counts = folder.counts(table)
+    print(
+        f"rows {counts['rows']:,}, studies {counts['studies']:,}, patients {counts['patients']:,}, "
+        f"different reports {counts['different_reports']:,}"
+    )
+    for column in ("split", "view"):
+        shares = [f"{value} {count:,}" for value, count in counts[column].items()]
+        print(f"{column:<8}", ", ".join(shares))
+    labels = Counter("|".join(table.labels).split("|"))
+    del labels[""]
+    print("labels  ", ", ".join(f"{label} {n:,}" for label, n in labels.most_common()) or "none")
+    words = table.report.str.split().str.len()
+    print(
+        f"words per report: {words.min()} to {words.max()}, median {words.median():.0f}, 95 % ≤ "
+        f"{words.quantile(0.95):.0f}; no findings {(table.findings == '').sum():,}, "
+        f"no impression {(table.impression == '').sum():,}"
+    )
+
+
+def _is_filled(path: Path) -> bool:
     try:
         return path.stat().st_size > 0
     except OSError:
         return False
 
 
-def _reports(directory: Path) -> bool:
-    return (any(directory.glob("mimic-cxr-reports*")) or directory.name == "mimic-cxr-reports"
-            or any(directory.glob("files/p1?/p1*/s*.txt")))
+def _has_reports(directory: Path) -> bool:
+    return (
+        any(directory.glob("mimic-cxr-reports*"))
+        or directory.name == "mimic-cxr-reports"
+        or any(directory.glob("files/p1?/p1*/s*.txt"))
+    )
 
 
-def _mimic_reports(directory: Path, findings: Findings) -> None:
+def _check_mimic_reports(directory: Path, findings: Findings) -> None:
     print("MIMIC-CXR reports")
     try:
         findings.count("report files", len(mimic_cxr.Reports(directory).names), MIMIC_REPORTS)
@@ -118,49 +154,63 @@ def _mimic_reports(directory: Path, findings: Findings) -> None:
         findings.problem(str(error))
 
 
-def _mimic_jpg(directory: Path, findings: Findings) -> None:
+def _check_mimic_jpg(directory: Path, findings: Findings) -> None:
     print("MIMIC-CXR-JPG")
     origin = "MIMIC-CXR-JPG on PhysioNet (credentialed)"
-    there = {name: findings.file(mimic_cxr.table_path(directory, name), origin, required=name != "negbio")
-             for name in ("split", "metadata", "chexpert", "negbio")}
+    there = {}
+    for name in ("split", "metadata", "chexpert", "negbio"):
+        path = mimic_cxr.table_path(directory, name)
+        there[name] = findings.file(path, origin, required=name != "negbio")
     if not (directory / "files").is_dir():
         findings.problem(f"files/ is missing — from {origin}")
     on_disk = {path.stem for path in directory.glob("files/p1?/p*/s*/*.jpg")}
     findings.count("images in files/", len(on_disk), MIMIC_IMAGES)
     if there["split"]:
         try:
-            split = folder.read_table(mimic_cxr.table_path(directory, "split"), ["dicom_id", "split"], origin)
+            split = read_table(
+                mimic_cxr.table_path(directory, "split"), ["dicom_id", "split"], origin
+            )
         except DataError as error:
             return findings.problem(str(error))
         for name, expected in MIMIC_SPLIT.items():
-            findings.count(f"images of split {name} (about)", int((split.split == name).sum()), expected)
+            findings.count(
+                f"images of split {name} (about)", int((split.split == name).sum()), expected
+            )
         absent = set(split.dicom_id) - on_disk
         if absent:
-            findings.problem(f"{len(absent):,} image(s) of the split table are not in files/ — from {origin}")
-    if _reports(directory):
-        _mimic_reports(directory, findings)
+            findings.problem(
+                f"{len(absent):,} image(s) of the split table are not in files/ — from {origin}"
+            )
+    if _has_reports(directory):
+        _check_mimic_reports(directory, findings)
     else:
-        print("reports  not here; mimic-cxr-reports.zip — from MIMIC-CXR on PhysioNet (credentialed)")
+        print(
+            "reports  not here; mimic-cxr-reports.zip — from MIMIC-CXR on PhysioNet (credentialed)"
+        )
     return None
 
 
-def _openi(directory: Path, findings: Findings) -> None:
+def _check_openi(directory: Path, findings: Findings) -> None:
     print("Open-i (Indiana University chest X-rays)")
-    quarantine: list = []
-    studies: dict = {}
+    quarantine: list[tuple[str, str]] = []
+    studies: dict[str, dict] = {}
     if any(directory.rglob("*.xml")):
         studies = openi.read_xml(directory, quarantine)
         findings.count("XML reports", len(studies), OPENI_REPORTS)
     for name in ("indiana_reports.csv", "indiana_projections.csv"):
-        findings.file(directory / name, "the Kaggle copy (raddar/chest-xrays-indiana-university)",
-                      required=name == "indiana_reports.csv" and not studies)
+        findings.file(
+            directory / name,
+            "the Kaggle copy (raddar/chest-xrays-indiana-university)",
+            required=name == "indiana_reports.csv" and not studies,
+        )
     try:
         found = openi.find_images(directory, quarantine)
         findings.count("images", len(found), OPENI_IMAGES)
     except DataError as error:
         return findings.problem(f"{error} — from NLMCXR_png.tgz, openi.nlm.nih.gov")
     if studies:
-        print(f"{len(studies) - len({uid for uid, _ in found.values()} & set(studies)):,} report(s) without an image")
+        with_image = {uid for uid, _ in found.values()}
+        print(f"{len(set(studies) - with_image):,} report(s) without an image")
     for name, reason in quarantine:
         findings.problem(f"{name}: {reason}")
     return None

@@ -1,6 +1,6 @@
 """The data set folder: its rows, how it is written whole or not at all, and how it is read back.
 
-Not a loader: pixels reach training through `pack.py`, and each source has its own module.
+Not a loader: pixels reach training through `pack.py`. Each source has its own module; what they share is in sources.py.
 
     manifest.parquet   one row per image–report pair (COLUMNS), sorted by pair_id; written last
     images/            8-bit grayscale, aspect ratio kept
@@ -15,94 +15,33 @@ split or label and a missing, truncated or re-encoded image, without reading 377
 import hashlib
 import json
 import os
-import re
 import secrets
-import zlib
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
-COLUMNS = ["pair_id", "study_id", "patient_id", "image_path", "view", "report", "findings", "impression",
-           "labels", "split"]
+from .errors import KitError
+
+COLUMNS = [
+    "pair_id",
+    "study_id",
+    "patient_id",
+    "image_path",
+    "view",
+    "report",
+    "findings",
+    "impression",
+    "labels",
+    "split",
+]
 SPLITS = ("train", "validate", "test")
 VIEWS = ("frontal", "lateral", "unknown")
-TEXT_POLICIES = {  # the first is the default; what is empty is left out
-    "findings+impression": lambda findings, impression: f"{findings} {impression}".strip(),
-    "impression+findings": lambda findings, impression: f"{impression} {findings}".strip(),
-    "findings": lambda findings, impression: findings,
-    "impression": lambda findings, impression: impression,
-    "longest": lambda findings, impression: max(findings, impression, key=lambda text: len(text.split())),
-}
 
 
-class DataError(Exception):
+class DataError(KitError):
     """Input or output that stops the work. The message is one line: what, where, what to do."""
-
-
-def read_table(path: Path, columns: list[str], origin: str) -> pd.DataFrame:
-    """A CSV, TSV (also compressed) or Parquet table as strings ("" for nothing) that has at least `columns`.
-
-    `origin` says in the error where such a table is to be had.
-    """
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path).convert_dtypes()  # a missing value must not turn 123 into 123.0
-            table = table.astype(object).where(table.notna(), "").astype(str)
-        else:
-            separator = "\t" if ".tsv" in path.suffixes else ","
-            header = list(pd.read_csv(path, nrows=0, sep=separator))
-            if len(header) == 1 and ";" in header[0]:  # as Excel writes a CSV where the comma is the decimal point
-                separator = ";"
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator)
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing: {origin}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8 text: save it as such, or iconv -f cp1252 -t utf-8 {path} > new.csv"
-                        ) from None
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"{path} is not a readable table ({error}): {origin}") from error
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise DataError(f"{path} lacks the column(s) {', '.join(missing)}: {origin}")
-    return table
-
-
-def join_report(findings: str, impression: str, text_policy: str) -> str:
-    """The text that is paired with the image, by the named policy ("" where the policy finds none)."""
-    if text_policy not in TEXT_POLICIES:
-        raise DataError(f"unknown text policy {text_policy!r}: choose one of {', '.join(TEXT_POLICIES)}")
-    return TEXT_POLICIES[text_policy](findings.strip(), impression.strip())
-
-
-def split_of(patient_id: str, seed: int = 0) -> str:
-    """80/10/10 by a hash of the patient: the same patient gets the same split whatever else is there."""
-    draw = int.from_bytes(hashlib.sha256(f"{seed}:{patient_id}".encode()).digest()[:8]) / 2**64
-    return "train" if draw < 0.8 else "validate" if draw < 0.9 else "test"
-
-
-def view_name(text: str) -> str:
-    """AP, p.a., Frontal, LL, XTABLE LATERAL, seitlich … → frontal, lateral or unknown."""
-    words = set(re.split(r"[^A-Z]+", text.upper().replace(".", "")))
-    if {"LATERAL", "LL", "RL", "LAT", "SEITLICH", "SEITL"} & words:
-        return "lateral"
-    return "frontal" if {"FRONTAL", "AP", "PA"} & words else "unknown"
-
-
-class Funnel:
-    """What is left after each step (`steps`), and what each step left out and why (`quarantine`)."""
-
-    def __init__(self) -> None:
-        self.steps: dict[str, int] = {}
-        self.quarantine: list[tuple[str, str]] = []
-
-    def keep(self, table: pd.DataFrame, good: pd.Series, step: str, reason) -> pd.DataFrame:
-        """The good rows; the others go to the quarantine by their `origin` with `reason` (text or a Series)."""
-        reasons = pd.Series(reason, index=table.index)
-        self.quarantine += zip(table.origin[~good], reasons[~good], strict=True)
-        self.steps[step] = int(good.sum())
-        return table[good]
 
 
 def file_sha256(path: Path) -> str:
@@ -122,10 +61,21 @@ def atomic(path: Path):
         temporary.unlink(missing_ok=True)
 
 
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @contextmanager
 def locked(path: Path, wait: bool = True):
-    """One process at a time, on this machine or a shared disk; the lock ends with its process. Yields whether it is
-    ours: always, unless another process holds it and we do not `wait`."""
+    """One process at a time, on this machine or a shared disk; the lock ends with its process.
+
+    Yields whether it is ours: always, unless another process holds it and we do not `wait`.
+    """
     try:
         import fcntl
     except ImportError:  # Windows has no such lock: there, start one process at a time
@@ -143,7 +93,9 @@ def locked(path: Path, wait: bool = True):
 def write_json(path: Path, content: dict) -> None:
     """`content` as readable JSON, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 def read_json(path: Path) -> dict:
@@ -155,51 +107,88 @@ def read_json(path: Path) -> dict:
 
 
 def start(out: Path, source: dict, may_change: str = "") -> None:
-    """Begin or resume writing `out`: refuse a folder holding other things, or made with settings that differ in more
-    than the one that `may_change`."""
+    """Begin or resume writing `out`.
+
+    Refuses a folder that holds other things, or that was made with settings that differ in more than
+    the one that `may_change`.
+    """
     out, settings = Path(out), json.loads(json.dumps(source))
-    begun = out / "building.json"
+    begun, finished = out / "building.json", out / "dataset.json"
     if out.exists() and not out.is_dir():
         raise DataError(f"--out {out} is a file: give a folder")
-    if begun.exists() or (out / "dataset.json").exists():
-        earlier = read_json(begun) if begun.exists() else read_json(out / "dataset.json")["source"]
-        changed = [f"{key}: {earlier.get(key)!r} → {settings.get(key)!r}"
-                   for key in sorted({*earlier, *settings} - {may_change}) if earlier.get(key) != settings.get(key)]
-        if changed:
-            raise DataError(f"{out} was begun with other settings ({'; '.join(changed)}): "
-                            "use the same ones, another --out, or remove it")
-    elif out.exists() and not all(entry.name.startswith(f".{begun.name}") for entry in out.iterdir()):
-        raise DataError(f"{out} holds other files: choose an empty or new folder for --out")
+    is_new = not begun.exists() and not finished.exists()
+    if is_new:
+        _check_empty(out, begun.name)
+    else:
+        earlier = read_json(begun) if begun.exists() else read_json(finished)["source"]
+        _check_settings(out, earlier, settings, may_change)
     out.mkdir(parents=True, exist_ok=True)
-    if not begun.exists() and not (out / "dataset.json").exists():
+    if is_new:
         write_json(begun, settings)  # before images/: a shard that starts a moment later finds it
     (out / "images").mkdir(exist_ok=True)
 
 
-def finish(out, rows, *, funnel, quarantine, name, licence, synthetic, text_policy, source) -> None:
+def _check_empty(out: Path, begun: str) -> None:
+    """A folder to be written may hold what another process is beginning it with, nothing else."""
+    entries = out.iterdir() if out.exists() else []
+    if not all(entry.name.startswith(f".{begun}") for entry in entries):
+        raise DataError(f"{out} holds other files: choose an empty or new folder for --out")
+
+
+def _check_settings(out: Path, earlier: dict, settings: dict, may_change: str) -> None:
+    changed = []
+    for key in sorted({*earlier, *settings} - {may_change}):
+        before, now = earlier.get(key), settings.get(key)
+        if before != now:
+            changed.append(f"{key}: {before!r} → {now!r}")
+    if changed:
+        raise DataError(
+            f"{out} was begun with other settings ({'; '.join(changed)}): "
+            "use the same ones, another --out, or remove it"
+        )
+
+
+def finish(
+    out: Path,
+    rows: list[dict] | pd.DataFrame,
+    *,
+    funnel: dict[str, int],
+    quarantine: list[tuple[str, str]],
+    name: str,
+    licence: str,
+    synthetic: bool,
+    text_policy: str,
+    source: dict,
+) -> None:
     """Check the rows, write everything beside images/ (the manifest last) and print the funnel.
 
-    rows: dicts or a DataFrame with COLUMNS; funnel: step → count; quarantine: (path, reason) tuples;
-    source: how the folder was made, kept in dataset.json.
+    rows: with COLUMNS; funnel: step → count; quarantine: path, reason; source: how the folder was
+    made, kept in dataset.json.
     """
     out = Path(out)
     with atomic(out / "quarantine.csv") as temporary:
         pd.DataFrame(sorted(quarantine), columns=["path", "reason"]).to_csv(temporary, index=False)
     if len(rows) == 0:
-        steps = ", ".join(f"{step} {count:,}" for step, count in funnel.items())
-        why = ", ".join(f"{reason} {count:,}" for reason, count in reasons(quarantine).items())
-        raise DataError(f"no image–report pair is left for {out} ({steps}): " + (
-            f"{why}; the first: {min(quarantine)[1]}; all are named in {out / 'quarantine.csv'}" if why else
-            "the source is empty"))
+        raise DataError(
+            f"no image–report pair is left for {out} {_why_empty(out, funnel, quarantine)}"
+        )
     table = pd.DataFrame(rows)
     _check_columns(table, out)
     table = table[COLUMNS].fillna("").astype(str).sort_values("pair_id", ignore_index=True)
     _check_rows(table, out)
-    digest, left_out = content_sha256(out, table), reasons(quarantine)
+    left_out = count_reasons(quarantine)
+    about = {
+        "name": name,
+        "licence": licence,
+        "synthetic": synthetic,
+        "text_policy": text_policy,
+        "sha256": content_sha256(out, table),
+        "counts": counts(table),
+        "left_out": left_out,
+        "source": source,
+    }
     write_json(out / "funnel.json", funnel)
-    write_json(out / "dataset.json", {
-        "name": name, "licence": licence, "synthetic": synthetic, "text_policy": text_policy,
-        "sha256": digest, "counts": counts(table), "left_out": left_out, "source": source})
+    write_json(out / "dataset.json", about)
     with atomic(out / "manifest.parquet") as temporary:
         table.to_parquet(temporary, index=False)
     (out / "building.json").unlink(missing_ok=True)
@@ -209,30 +198,55 @@ def finish(out, rows, *, funnel, quarantine, name, licence, synthetic, text_poli
         print("\n".join(f"{count:>9,}  {reason}" for reason, count in left_out.items()))
 
 
+def _why_empty(out: Path, funnel: dict[str, int], quarantine: list[tuple[str, str]]) -> str:
+    steps = ", ".join(f"{step} {count:,}" for step, count in funnel.items())
+    if not quarantine:
+        return f"({steps}): the source is empty"
+    why = ", ".join(f"{reason} {count:,}" for reason, count in count_reasons(quarantine).items())
+    first = min(quarantine)[1]
+    return f"({steps}): {why}; the first: {first}; all are named in {out / 'quarantine.csv'}"
+
+
 def read(folder) -> pd.DataFrame:
     """The rows of a finished data set folder, checked."""
     path = Path(folder) / "manifest.parquet"
     if not path.exists():
         unfinished = (Path(folder) / "building.json").exists()
-        raise DataError(f"{folder} is not finished: run the same data_prep command again" if unfinished else
-                        f"{folder} has no manifest.parquet: make a data set folder with python -m data_prep")
+        raise DataError(
+            f"{folder} is not finished: run the same data_prep command again"
+            if unfinished
+            else f"{folder} has no manifest.parquet: make a data set folder with python -m data_prep"
+        )
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not readable Parquet ({error}): make the folder again") from error
+        raise DataError(
+            f"{path} is not readable Parquet ({error}): make the folder again"
+        ) from error
     _check_columns(table, folder)
     _check_rows(table, folder)
     return table
 
 
+def describe_data(folder) -> dict:
+    """Name, whether it is synthetic, text policy and SHA-256 of a finished data set folder."""
+    about = read_json(Path(folder) / "dataset.json")
+    return {key: about[key] for key in ("name", "synthetic", "text_policy", "sha256")}
+
+
 def counts(table: pd.DataFrame) -> dict:
     """Rows, studies, patients, reports, and rows per split and view."""
-    return {"rows": len(table), "studies": table.study_id.nunique(), "patients": table.patient_id.nunique(),
-            "different_reports": table.report.nunique(),
-            "split": table.split.value_counts().to_dict(), "view": table["view"].value_counts().to_dict()}
+    return {
+        "rows": len(table),
+        "studies": table.study_id.nunique(),
+        "patients": table.patient_id.nunique(),
+        "different_reports": table.report.nunique(),
+        "split": table.split.value_counts().to_dict(),
+        "view": table["view"].value_counts().to_dict(),
+    }
 
 
-def reasons(quarantine: list[tuple[str, str]]) -> dict[str, int]:
+def count_reasons(quarantine: list[tuple[str, str]]) -> dict[str, int]:
     """How often each reason (up to its colon) left something out, most often first."""
     return dict(Counter(reason.split(":")[0] for _, reason in quarantine).most_common())
 
@@ -250,17 +264,19 @@ def content_sha256(out: Path, table: pd.DataFrame) -> str:
         try:
             size = (out / row.image_path).stat().st_size
         except OSError:
-            raise DataError(f"{out / row.image_path} is named by {row.pair_id} but missing: "
-                            "run the same data_prep command again") from None
+            raise DataError(
+                f"{out / row.image_path} is named by {row.pair_id} but missing: "
+                "run the same data_prep command again"
+            ) from None
         digest.update(json.dumps([*row, size]).encode())
     return digest.hexdigest()
 
 
-def funnel_text(funnel: dict) -> str:
+def funnel_text(funnel: dict[str, int]) -> str:
     """The funnel as a small table: count after each step, and what the step took away."""
-    width, before, lines = max(map(len, funnel)), None, []
+    width, before, lines = max(map(len, funnel)), 0, []
     for step, count in funnel.items():
-        change = f"{count - before:+,}" if before is not None and count < before else ""
+        change = f"{count - before:+,}" if count < before else ""
         lines.append(f"{step:<{width}}  {count:>9,}  {change:>9}".rstrip())
         before = count
     return "\n".join(lines)
@@ -269,7 +285,9 @@ def funnel_text(funnel: dict) -> str:
 def _check_columns(table: pd.DataFrame, where) -> None:
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
-        raise DataError(f"the manifest of {where} lacks the column(s) {', '.join(missing)}: make it again")
+        raise DataError(
+            f"the manifest of {where} lacks the column(s) {', '.join(missing)}: make it again"
+        )
 
 
 def _check_rows(table: pd.DataFrame, where) -> None:
@@ -283,5 +301,7 @@ def _check_rows(table: pd.DataFrame, where) -> None:
     }
     for fault, found in faults.items():
         if len(found):
-            raise DataError(f"the manifest of {where} has {fault} ({len(found)} times, first: "
-                            f"{found.iloc[0]}): correct the source and make it again")
+            raise DataError(
+                f"the manifest of {where} has {fault} ({len(found)} times, first: "
+                f"{found.iloc[0]}): correct the source and make it again"
+            )

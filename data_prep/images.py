@@ -3,9 +3,8 @@
 Not augmentation and not normalisation: those belong to training. The aspect ratio is always kept.
 """
 
-import os
 import shutil
-import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -14,15 +13,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
-from .folder import Funnel, atomic
+from .errors import KitError
+from .folder import atomic
+from .machine import cores, progress
+from .sources import Funnel
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
-DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L")  # more than 8 bits: Pillow's own convert() would clip
+DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L")  # over 8 bits: Pillow's convert() would clip
 
 
-class ImageError(Exception):
+class ImageError(KitError):
     """A file that cannot be used as an image; the message is the reason."""
 
 
@@ -41,9 +42,21 @@ def read_gray(path, short_side: int | None = None) -> Image.Image:
             return image.convert("L")
     except FileNotFoundError:
         raise ImageError(f"image file missing: {path}") from None
-    except Exception as error:  # decoders raise whatever they like; the caller only needs the reason
+    except Exception as error:  # decoders raise whatever they like
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise ImageError(f"image not readable: {why}") from error
+
+
+def read_upload(name: str, content: bytes) -> Image.Image:
+    """An uploaded PNG, JPEG or DICOM file as mode L; nothing of it stays on the disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "upload"
+        path.write_bytes(content)
+        try:
+            return read_gray(path)
+        except ImageError as error:
+            advice = "give a PNG, JPEG or DICOM file"
+            raise ImageError(f"{name} cannot be used as an image: {advice}") from error
 
 
 def to_8bit(pixels: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
@@ -80,7 +93,8 @@ def shrink(image: Image.Image, short_side: int) -> Image.Image:
     scale = short_side / min(image.size)
     if scale >= 1:
         return image
-    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    size = round(image.width * scale), round(image.height * scale)
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def letterbox(image: Image.Image, size: int) -> np.ndarray:
@@ -88,8 +102,8 @@ def letterbox(image: Image.Image, size: int) -> np.ndarray:
     scale = size / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     square = Image.new("L", (size, size))
-    square.paste(image.resize((width, height), Image.Resampling.BICUBIC),
-                 ((size - width) // 2, (size - height) // 2))
+    corner = (size - width) // 2, (size - height) // 2
+    square.paste(image.resize((width, height), Image.Resampling.BICUBIC), corner)
     return np.asarray(square)
 
 
@@ -124,22 +138,27 @@ def _newer(source: Path, target: Path) -> bool:
     return source.exists() and source.stat().st_mtime > target.stat().st_mtime
 
 
-def store_all(table: pd.DataFrame, out: Path, size: int, processes: int | None, funnel: Funnel) -> pd.DataFrame:
+def store_all(
+    table: pd.DataFrame, out: Path, size: int, processes: int | None, funnel: Funnel
+) -> pd.DataFrame:
     """`store` each row's `file` under images/ as its `target`; → the rows with image_path that succeeded."""
     targets = [Path(out) / "images" / target for target in table.target]
     jobs = zip(table.file, targets, [size] * len(table), strict=True)
     results = list(each(store, jobs, processes, "images"))
     reason = pd.Series([reason for _, reason in results], index=table.index, dtype=object)
-    paths = [f"images/{target.parent / name}" for target, (name, _) in
-             zip(map(Path, table.target), results, strict=True)]
-    return funnel.keep(table.assign(image_path=paths), reason == "", "with a readable image: pairs", reason)
+    paths = []
+    for target, (name, _) in zip(table.target, results, strict=True):
+        paths.append(f"images/{Path(target).parent / name}")
+    table = table.assign(image_path=paths)
+    return funnel.keep(table, reason == "", "with a readable image: pairs", reason)
 
 
 def _copy_suffix(source: Path, short_side: int) -> str:
-    """".jpg" or ".png" if the file may be copied as it is, else ""."""
+    """ ".jpg" or ".png" if the file may be copied as it is, else ""."""
     try:
         with Image.open(source) as image:
-            if image.format not in ("JPEG", "PNG") or image.mode != "L" or min(image.size) > short_side:
+            is_gray = image.format in ("JPEG", "PNG") and image.mode == "L"
+            if not is_gray or min(image.size) > short_side:
                 return ""
             image.load()
             return ".jpg" if image.format == "JPEG" else ".png"
@@ -149,21 +168,19 @@ def _copy_suffix(source: Path, short_side: int) -> str:
         return ""  # DICOM, or broken: read_gray finds out which
 
 
-def cores() -> int:
-    """CPU cores that this process may use; where the system does not say (macOS), those of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def each(function: Callable, jobs: Iterable, processes: int | None, label: str, batch: int = 32) -> Iterator:
+def each(
+    function: Callable, jobs: Iterable, processes: int | None, label: str, batch: int = 32
+) -> Iterator:
     """`function(*job)` for every job, in order, on several processes, with a progress bar.
 
     `batch` jobs are handed over at a time. A few jobs are done in this process: starting others takes longer.
     """
     jobs = list(jobs)
     processes = min(processes or cores(), len(jobs) // (8 * batch) + 1)
-    bar = dict(total=len(jobs), desc=label, mininterval=0.5 if sys.stderr.isatty() else 30)
     if processes <= 1:
-        yield from tqdm((function(*job) for job in jobs), **bar)
+        yield from progress((function(*job) for job in jobs), total=len(jobs), desc=label)
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:  # fork and threads clash
-        yield from tqdm(pool.map(function, *zip(*jobs, strict=True), chunksize=batch), **bar)
+    spawn = get_context("spawn")  # fork and threads clash
+    with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
+        results = pool.map(function, *zip(*jobs, strict=True), chunksize=batch)
+        yield from progress(results, total=len(jobs), desc=label)

@@ -13,15 +13,17 @@ patient, for job arrays; whichever shard finds all n parts done puts them togeth
 
 import re
 import zipfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from . import folder, images, sections
-from .folder import DataError, Funnel
+from .folder import DataError
+from .machine import progress
 from .pack import pack
+from .sources import Funnel, add_reports, keep_text, read_table, view_name
 
 LICENCE = "PhysioNet Credentialed Health Data License 1.5.0: not to be redistributed"
 JPG = "it comes with MIMIC-CXR-JPG on PhysioNet (credentialed)"
@@ -30,65 +32,128 @@ KEYS = ["dicom_id", "study_id", "subject_id"]
 VIEW_DESCRIPTIONS = ("ViewCodeSequence_CodeMeaning", "PerformedProcedureStepDescription")
 
 
-def write(jpg_root: Path, reports_root: Path, out: Path, *, size: int, store_size: int, views: str,
-          text_policy: str, sections_csv: Path | None, shard: tuple[int, int] | None, processes: int | None) -> None:
+def prepare_mimic_cxr(
+    jpg_root: Path,
+    reports_root: Path,
+    out: Path,
+    *,
+    size: int,
+    store_size: int,
+    views: str,
+    text_policy: str,
+    sections_csv: Path | None,
+    shard: tuple[int, int] | None,
+    processes: int | None,
+) -> None:
     """Make the data set folder `out`, or one part of it (see `python -m data_prep mimic-cxr --help`)."""
     table, labels = read_images(jpg_root)
     reports = Reports(reports_root)
     sectioned = read_sections(sections_csv) if sections_csv else None
-    source = {"command": "mimic-cxr", "size": size, "views": views, "text_policy": text_policy,
-              "split_sha256": folder.file_sha256(table_path(jpg_root, "split")),
-              "sections": folder.file_sha256(sections_csv) if sections_csv else "own"}
+    source = {
+        "command": "mimic-cxr",
+        "size": size,
+        "views": views,
+        "text_policy": text_policy,
+        "split_sha256": folder.file_sha256(table_path(jpg_root, "split")),
+        "sections": folder.file_sha256(sections_csv) if sections_csv else "own",
+    }
     folder.start(out, source)
-    i, n = shard or (1, 1)
-    part = out / "parts" / f"{i}-of-{n}.json"
-    if not shard or not part.exists():
-        patients = set(sorted({*table.subject_id, *(subject for subject, _ in reports.names)})[i - 1::n])
+
+    def prepare_part(i: int, n: int) -> tuple[pd.DataFrame, Funnel]:
         funnel = Funnel()
-        rows = prepare(table[table.subject_id.isin(patients)], patients, reports, sectioned, text_policy, views, funnel)
-        rows = rows.assign(labels=[labels.get(study, "") for study in rows.study_id],
-                           file=str(jpg_root) + "/" + rows.origin)
-        rows = images.store_all(rows, out, size, processes, funnel)[folder.COLUMNS]
-    if shard:
-        if not part.exists():
-            part.parent.mkdir(exist_ok=True)
-            folder.write_json(part, {"rows": rows.to_dict("list"), **vars(funnel)})
-        gathered = gather(part.parent, n)
-        if gathered is None:
-            return
-        rows, funnel = gathered
-    with folder.locked(out / ".lock"):  # the last two shards may end at the same time
-        folder.finish(out, rows, funnel=funnel.steps, quarantine=funnel.quarantine, name="MIMIC-CXR",
-                      licence=LICENCE, synthetic=False, text_policy=text_policy, source=source)
+        patients = patients_of(table, reports, i, n)
+        rows = table[table.subject_id.isin(patients)]
+        rows = select_rows(rows, patients, reports, views, funnel)
+        rows = keep_text(add_texts(rows, reports, sectioned, text_policy), text_policy, funnel)
+        rows = rows.assign(
+            labels=[labels.get(study, "") for study in rows.study_id],
+            file=str(jpg_root) + "/" + rows.origin,
+        )
+        return images.store_all(rows, out, size, processes, funnel)[folder.COLUMNS], funnel
+
+    made = prepare_shard(out, *shard, prepare_part) if shard else prepare_part(1, 1)
+    if made is None:
+        return
+    rows, funnel = made
+    _finish(out, rows, funnel, text_policy, source)
     if store_size:
         print(pack(out, store_size, processes))
 
 
-def prepare(table: pd.DataFrame, patients: set[str], reports: "Reports", sectioned: dict | None,
-            text_policy: str, views: str, funnel: Funnel) -> pd.DataFrame:
-    """The rows of these patients that have a wanted view and a usable report."""
+def _finish(out: Path, rows: pd.DataFrame, funnel: Funnel, text_policy: str, source: dict) -> None:
+    with folder.locked(out / ".lock"):  # the last two shards may end at the same time
+        folder.finish(
+            out,
+            rows,
+            funnel=funnel.steps,
+            quarantine=funnel.quarantine,
+            name="MIMIC-CXR",
+            licence=LICENCE,
+            synthetic=False,
+            text_policy=text_policy,
+            source=source,
+        )
+
+
+def patients_of(table: pd.DataFrame, reports: "Reports", i: int, n: int) -> set[str]:
+    """Each n-th patient of all that have an image or a report, from the i-th on."""
+    everyone = {*table.subject_id, *(subject for subject, _ in reports.names)}
+    return set(sorted(everyone)[i - 1 :: n])
+
+
+def prepare_shard(
+    out: Path, i: int, n: int, prepare_part: Callable
+) -> tuple[pd.DataFrame, Funnel] | None:
+    """Prepare part i of n, unless that is done; → all parts together, None while some are to come."""
+    part = out / "parts" / f"{i}-of-{n}.json"
+    if not part.exists():
+        rows, funnel = prepare_part(i, n)
+        part.parent.mkdir(exist_ok=True)
+        folder.write_json(part, {"rows": rows.to_dict("list"), **vars(funnel)})
+    return gather(part.parent, n)
+
+
+def select_rows(
+    table: pd.DataFrame, patients: set[str], reports: "Reports", views: str, funnel: Funnel
+) -> pd.DataFrame:
+    """The images of these patients that have a wanted view and a report file."""
     studies = set(zip(table.subject_id, table.study_id, strict=True))
-    funnel.quarantine += [(f"files/p{subject[:2]}/p{subject}/s{study}.txt", "report without an image")
-                          for subject, study in reports.names
-                          if subject in patients and (subject, study) not in studies]
+    for subject, study in reports.names:
+        if subject in patients and (subject, study) not in studies:
+            name = f"files/p{subject[:2]}/p{subject}/s{study}.txt"
+            funnel.quarantine.append((name, "report without an image"))
     group = "p" + table.subject_id.str[:2]
-    origin = "files/" + group + "/p" + table.subject_id + "/s" + table.study_id + "/" + table.dicom_id + ".jpg"
-    table = table.assign(pair_id=table.dicom_id, patient_id=table.subject_id, origin=origin,
-                         target=group + "/" + table.dicom_id)
+    place = group + "/p" + table.subject_id + "/s" + table.study_id + "/" + table.dicom_id
+    table = table.assign(
+        pair_id=table.dicom_id,
+        patient_id=table.subject_id,
+        origin="files/" + place + ".jpg",
+        target=group + "/" + table.dicom_id,
+    )
     funnel.steps["images in the split table"] = len(table)
     if views == "frontal":
         table = funnel.keep(table, table["view"] == "frontal", "frontal", table.view_reason)
-    there = [key in reports.names for key in zip(table.subject_id, table.study_id, strict=True)]
-    table = funnel.keep(table, pd.Series(there, table.index, dtype=bool), "with a report file", "report file missing")
+    keys = zip(table.subject_id, table.study_id, strict=True)
+    there = pd.Series([key in reports.names for key in keys], table.index, dtype=bool)
+    return funnel.keep(table, there, "with a report file", "report file missing")
+
+
+def add_texts(
+    table: pd.DataFrame, reports: "Reports", sectioned: dict | None, text_policy: str
+) -> pd.DataFrame:
+    """The table with findings, impression and report; each study is read once."""
     keys = table[["subject_id", "study_id"]].drop_duplicates()
     texts = {}
-    for subject, study in tqdm(keys.itertuples(index=False), "reports", len(keys), mininterval=10):
-        texts[study] = (sections.parse(reports.text(subject, study)) if sectioned is None
-                        else sectioned.get(study, sections.Sections("", "")))
-    table = table.assign(findings=[texts[study].findings for study in table.study_id],
-                         impression=[texts[study].impression for study in table.study_id])
-    table["report"] = [folder.join_report(row.findings, row.impression, text_policy) for row in table.itertuples()]
-    return funnel.keep(table, table.report != "", "with usable text", f"no text by the policy {text_policy}")
+    for subject, study in progress(keys.itertuples(index=False), desc="reports", total=len(keys)):
+        if sectioned is None:
+            texts[study] = sections.parse(reports.text(subject, study))
+        else:
+            texts[study] = sectioned.get(study, sections.Sections("", ""))
+    own = [texts[study] for study in table.study_id]
+    table = table.assign(
+        findings=[text.findings for text in own], impression=[text.impression for text in own]
+    )
+    return add_reports(table, text_policy)
 
 
 def gather(parts: Path, n: int) -> tuple[pd.DataFrame, Funnel] | None:
@@ -111,14 +176,18 @@ def gather(parts: Path, n: int) -> tuple[pd.DataFrame, Funnel] | None:
 def read_images(jpg_root: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """One row per image (ids, split, view) in the split table, and the labels of each study."""
     if not (jpg_root / "files").is_dir():
-        raise DataError(f"{jpg_root} has no folder files/: give the root of MIMIC-CXR-JPG to --jpg-root")
-    split = folder.read_table(table_path(jpg_root, "split"), [*KEYS, "split"], JPG)
-    metadata = folder.read_table(table_path(jpg_root, "metadata"), ["dicom_id", "ViewPosition"], JPG)
+        raise DataError(
+            f"{jpg_root} has no folder files/: give the root of MIMIC-CXR-JPG to --jpg-root"
+        )
+    split = read_table(table_path(jpg_root, "split"), [*KEYS, "split"], JPG)
+    metadata = read_table(table_path(jpg_root, "metadata"), ["dicom_id", "ViewPosition"], JPG)
     descriptions = [metadata[column] for column in VIEW_DESCRIPTIONS if column in metadata.columns]
     views = map(view_of, metadata.ViewPosition, *descriptions)
     known = dict(zip(metadata.dicom_id, views, strict=True))
     found = [known.get(dicom_id, view_of("")) for dicom_id in split.dicom_id]
-    table = split.assign(view=[view for view, _ in found], view_reason=[reason for _, reason in found])
+    table = split.assign(
+        view=[view for view, _ in found], view_reason=[reason for _, reason in found]
+    )
     for path in (table_path(jpg_root, "chexpert"), table_path(jpg_root, "negbio")):
         if path.exists():
             return table, read_labels(path)
@@ -137,25 +206,25 @@ def table_path(jpg_root: Path, name: str) -> Path:
 def view_of(position: str, *descriptions: str) -> tuple[str, str]:
     """(view, why it is not frontal) by ViewPosition or, where that is missing, by a description of one view."""
     if position.strip():
-        view = folder.view_name(position)
-        return view, f"view is {view}" + (f": {position}" if view == "unknown" else "")
-    for text in descriptions:  # "CHEST (PA AND LAT)" names two views, so it says nothing of this image
-        words = re.findall(r"\w+", text.lower().replace("antero-posterior", "ap").replace("postero-anterior", "pa"))
-        views = {folder.view_name(word) for word in words} - {"unknown"}
-        if len(views) == 1:
-            return (view := views.pop()), f"view is {view}"
+        view = view_name(position)
+        return view, f"view is unknown: {position}" if view == "unknown" else f"view is {view}"
+    for text in descriptions:
+        text = text.lower().replace("antero-posterior", "ap").replace("postero-anterior", "pa")
+        views = {view_name(word) for word in re.findall(r"\w+", text)} - {"unknown"}
+        if len(views) == 1:  # "CHEST (PA AND LAT)" names two, so it says nothing of this image
+            view = views.pop()
+            return view, f"view is {view}"
     return "unknown", "view position missing"
 
 
 def read_labels(path: Path) -> dict[str, str]:
     """Study → its positive (1.0) labels; "No Finding" is "normal", unless a label stands beside it."""
-    table = folder.read_table(path, ["subject_id", "study_id"], JPG).drop_duplicates("study_id").set_index("study_id")
-    findings = table.drop(columns="subject_id")
-    names = {column: column.lower().replace(" ", "_") for column in findings.columns if column != "No Finding"}
+    table = read_table(path, ["subject_id", "study_id"], JPG).drop_duplicates("study_id")
+    findings = table.set_index("study_id").drop(columns="subject_id")
     positive = findings.isin(["1", "1.0"])
     joined = pd.Series("", index=findings.index, dtype=object)
-    for column, name in names.items():
-        joined[positive[column]] += name + "|"
+    for column in findings.columns.drop("No Finding", errors="ignore"):
+        joined[positive[column]] += column.lower().replace(" ", "_") + "|"
     joined = joined.str.rstrip("|")
     if "No Finding" in findings:
         joined[(joined == "") & positive["No Finding"]] = "normal"
@@ -164,32 +233,30 @@ def read_labels(path: Path) -> dict[str, str]:
 
 def read_sections(path: Path) -> dict[str, sections.Sections]:
     """Study → sections, from the mimic_cxr_sectioned.csv of MIMIC-CXR's own script."""
-    table = folder.read_table(path, ["study", "impression", "findings", "last_paragraph"],
-                              "make it with create_section_files.py of MIT-LCP/mimic-cxr")
-    return {row.study.removeprefix("s"): sections.Sections(
-        *(sections.clean(text) for text in ((row.findings, row.impression) if row.findings or row.impression
-                                            else (row.last_paragraph, "")))) for row in table.itertuples()}
+    origin = "make it with create_section_files.py of MIT-LCP/mimic-cxr"
+    columns = ["study", "impression", "findings", "last_paragraph"]
+    texts = {}
+    for row in read_table(path, columns, origin).itertuples():
+        findings, impression = row.findings, row.impression
+        if not findings and not impression:
+            findings = row.last_paragraph
+        cleaned = sections.Sections(sections.clean(findings), sections.clean(impression))
+        texts[row.study.removeprefix("s")] = cleaned
+    return texts
 
 
 class Reports:
     """The report files, in a folder or in the zip they are downloaded as; `names`: (subject, study) → place."""
 
     def __init__(self, root: Path) -> None:
-        place = next((place for place in (root, root / "mimic-cxr-reports", root / "mimic-cxr-reports.zip")
-                      if (place / "files").is_dir() or place.is_file()), None)
-        if place is None:
-            raise DataError(f"{root} has neither files/ nor mimic-cxr-reports.zip: give --reports-root; {TEXT}")
-        self.archive = None
-        if place.is_file():
-            try:
-                self.archive = zipfile.ZipFile(place)
-            except (OSError, zipfile.BadZipFile) as error:
-                raise DataError(f"{place} is not a readable zip ({error}): download it again; {TEXT}") from error
-            found = self.archive.namelist()
-        else:
-            found = map(str, (place / "files").rglob("s*.txt"))
-        matches = (re.search(r"p(\d+)/s(\d+)\.txt$", name) for name in found)
-        self.names = {(match[1], match[2]): match.string for match in matches if match}
+        place = _find_reports(root)
+        self.archive = _open_zip(place) if place.is_file() else None
+        found = self.archive.namelist() if self.archive else (place / "files").rglob("s*.txt")
+        self.names: dict[tuple[str, str], str] = {}
+        for name in map(str, found):
+            match = re.search(r"p(\d+)/s(\d+)\.txt$", name)
+            if match:
+                self.names[match[1], match[2]] = name
         if not self.names:
             raise DataError(f"no report like files/p10/p10000032/s50414267.txt in {place}; {TEXT}")
 
@@ -201,3 +268,22 @@ class Reports:
         except (OSError, zipfile.BadZipFile, zipfile.zlib.error) as error:
             raise DataError(f"{name} is not readable ({error})") from error
         return data.decode("utf-8", errors="replace")
+
+
+def _find_reports(root: Path) -> Path:
+    """The folder that holds files/, or the zip."""
+    for place in (root, root / "mimic-cxr-reports", root / "mimic-cxr-reports.zip"):
+        if (place / "files").is_dir() or place.is_file():
+            return place
+    raise DataError(
+        f"{root} has neither files/ nor mimic-cxr-reports.zip: give --reports-root; {TEXT}"
+    )
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path} is not a readable zip ({error}): download it again; {TEXT}"
+        ) from error

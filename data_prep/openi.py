@@ -15,14 +15,21 @@ from xml.etree import ElementTree
 import pandas as pd
 
 from . import folder, images
-from .folder import DataError, Funnel
+from .folder import DataError
+from .sources import Funnel, add_reports, keep_text, read_table, split_of, view_name
 
 LICENCE = "CC BY-NC-ND 4.0"
+KAGGLE = "take it from the Kaggle copy"
 LABELS = {  # label ← the MeSH headings (first part of the `major` term, lower case) that give it
     "normal": ["normal"],
     "cardiomegaly": ["cardiomegaly"],
-    "enlarged_heart_or_mediastinum": ["cardiac shadow", "mediastinum", "heart atria", "heart ventricles",
-                                      "trachea, carina"],
+    "enlarged_heart_or_mediastinum": [
+        "cardiac shadow",
+        "mediastinum",
+        "heart atria",
+        "heart ventricles",
+        "trachea, carina",
+    ],
     "atelectasis": ["pulmonary atelectasis"],
     "opacity": ["opacity"],
     "consolidation": ["consolidation"],
@@ -33,8 +40,12 @@ LABELS = {  # label ← the MeSH headings (first part of the `major` term, lower
     "effusion": ["pleural effusion", "hydropneumothorax", "hemothorax"],
     "pneumothorax": ["pneumothorax", "hydropneumothorax", "hemopneumothorax"],
     "nodule_mass": ["nodule", "mass"],
-    "emphysema_copd": ["emphysema", "pulmonary emphysema", "bullous emphysema",
-                       "pulmonary disease, chronic obstructive"],
+    "emphysema_copd": [
+        "emphysema",
+        "pulmonary emphysema",
+        "bullous emphysema",
+        "pulmonary disease, chronic obstructive",
+    ],
     "fibrosis_scar": ["cicatrix", "pulmonary fibrosis", "fibrosis"],
     "granuloma": ["calcified granuloma", "granulomatous disease", "granuloma"],
     "calcinosis": ["calcinosis"],
@@ -42,14 +53,30 @@ LABELS = {  # label ← the MeSH headings (first part of the `major` term, lower
     "fracture": ["fractures, bone"],
     "scoliosis_spine_degen": ["scoliosis", "osteophyte", "spondylosis", "arthritis", "kyphosis"],
     "hernia": ["hernia, hiatal", "diaphragmatic eventration"],
-    "support_devices": ["catheters, indwelling", "surgical instruments", "implanted medical device",
-                        "medical device", "tube, inserted", "foreign bodies", "stents"],
+    "support_devices": [
+        "catheters, indwelling",
+        "surgical instruments",
+        "implanted medical device",
+        "medical device",
+        "tube, inserted",
+        "foreign bodies",
+        "stents",
+    ],
 }
 IMAGE_NAME = re.compile(r"(?:CXR)?(?:\d+_(?=\d+_IM))?(\d+)_(IM-.+)", re.IGNORECASE)
 
 
-def write(reports: Path, image_root: Path, out: Path, projections: Path | None, *, size: int, views: str,
-          text_policy: str, processes: int | None) -> None:
+def prepare_openi(
+    reports: Path,
+    image_root: Path,
+    out: Path,
+    projections: Path | None,
+    *,
+    size: int,
+    views: str,
+    text_policy: str,
+    processes: int | None,
+) -> None:
     """Make the data set folder `out` (see `python -m data_prep openi --help`)."""
     funnel = Funnel()
     studies = read_csv(reports) if reports.is_file() else read_xml(reports, funnel.quarantine)
@@ -57,45 +84,89 @@ def write(reports: Path, image_root: Path, out: Path, projections: Path | None, 
     view_of = read_projections(projections) if projections else {}
     if not projections:
         print("no --projections table: every view is 'unknown'")
-    source = {"command": "openi", "size": size, "views": views, "text_policy": text_policy,
-              "layout": "csv" if reports.is_file() else "xml",
-              "projections_sha256": folder.file_sha256(projections) if projections else ""}
+    source = {
+        "command": "openi",
+        "size": size,
+        "views": views,
+        "text_policy": text_policy,
+        "layout": "csv" if reports.is_file() else "xml",
+        "projections_sha256": folder.file_sha256(projections) if projections else "",
+    }
     folder.start(out, source)
-    table = match(studies, found, view_of, funnel)
-    table["report"] = [folder.join_report(row.findings, row.impression, text_policy) for row in table.itertuples()]
-    table = funnel.keep(table, table.report != "", "with usable text", f"no text by the policy {text_policy}")
+    table = add_reports(match(studies, found, view_of, funnel), text_policy)
+    table = keep_text(table, text_policy, funnel)
     if views == "frontal":
-        table = funnel.keep(table, table["view"] == "frontal", "frontal", "view is " + table["view"])
+        reason = "view is " + table["view"]
+        table = funnel.keep(table, table["view"] == "frontal", "frontal", reason)
     table = images.store_all(table, out, size, processes, funnel)
-    folder.finish(out, table, funnel=funnel.steps, quarantine=funnel.quarantine, name="Open-i (IU chest X-ray)",
-                  licence=LICENCE, synthetic=False, text_policy=text_policy, source=source)
+    folder.finish(
+        out,
+        table,
+        funnel=funnel.steps,
+        quarantine=funnel.quarantine,
+        name="Open-i (IU chest X-ray)",
+        licence=LICENCE,
+        synthetic=False,
+        text_policy=text_policy,
+        source=source,
+    )
 
 
-def match(studies: dict, found: dict, view_of: dict, funnel: Funnel) -> pd.DataFrame:
-    """One row per image that has a report; everything without its counterpart goes to the quarantine."""
+def match(
+    studies: dict[str, dict],
+    found: dict[str, tuple[str, Path]],
+    view_of: dict[str, str],
+    funnel: Funnel,
+) -> pd.DataFrame:
+    """One row per image that has a report; what has no counterpart goes to the quarantine."""
     with_image = {uid for uid, _ in found.values()}
-    named = {*view_of, *(image for study in studies.values() for image in study["images"])}
-    funnel.quarantine += [(f"CXR{uid}", "report without an image") for uid in studies if uid not in with_image]
-    funnel.quarantine += [(image, "named by a report or the projections, but not among the images")
-                          for image in sorted(named - set(found))]
-    funnel.steps |= {"reports": len(studies), "reports with an image": len(with_image & set(studies)),
-                     "images": len(found)}
-    table = pd.DataFrame([
-        {"pair_id": image, "target": image, "origin": path.name, "file": path, "uid": uid,
-         "study_id": f"CXR{uid}", "patient_id": f"CXR{uid}", "split": folder.split_of(f"CXR{uid}"),
-         "view": view_of.get(image, "unknown")} for image, (uid, path) in found.items()])
-    table = funnel.keep(table, table.uid.isin(set(studies)), "images with a report", "image without a report")
-    return table.assign(findings=[studies[uid]["findings"] for uid in table.uid],
-                        impression=[studies[uid]["impression"] for uid in table.uid],
-                        labels=[labels_of(studies[uid]["mesh"]) for uid in table.uid])
+    named = set(view_of)
+    for uid, study in studies.items():
+        named.update(study["images"])
+        if uid not in with_image:
+            funnel.quarantine.append((f"CXR{uid}", "report without an image"))
+    for image in sorted(named - set(found)):
+        why = "named by a report or the projections, but not among the images"
+        funnel.quarantine.append((image, why))
+    funnel.steps["reports"] = len(studies)
+    funnel.steps["reports with an image"] = len(with_image & set(studies))
+    funnel.steps["images"] = len(found)
+    rows = [_row(image, uid, path, view_of) for image, (uid, path) in found.items()]
+    table = pd.DataFrame(rows)
+    has_report = table.uid.isin(set(studies))
+    table = funnel.keep(table, has_report, "images with a report", "image without a report")
+    own = [studies[uid] for uid in table.uid]
+    return table.assign(
+        findings=[study["findings"] for study in own],
+        impression=[study["impression"] for study in own],
+        labels=[labels_of(study["mesh"]) for study in own],
+    )
 
 
-def read_xml(root: Path, quarantine: list) -> dict[str, dict]:
+def _row(image: str, uid: str, path: Path, view_of: dict[str, str]) -> dict:
+    """What is known of an image without its report."""
+    study = f"CXR{uid}"
+    return {
+        "pair_id": image,
+        "target": image,
+        "origin": path.name,
+        "file": path,
+        "uid": uid,
+        "study_id": study,
+        "patient_id": study,
+        "split": split_of(study),
+        "view": view_of.get(image, "unknown"),
+    }
+
+
+def read_xml(root: Path, quarantine: list[tuple[str, str]]) -> dict[str, dict]:
     """The studies in the XML files under `root`, by number; a broken file goes to `quarantine`."""
     paths = sorted(root.rglob("*.xml"))
     if not paths:
-        raise DataError(f"no .xml report under {root}: give the unpacked NLMCXR_reports (ecgen-radiology) "
-                        "or indiana_reports.csv to --reports")
+        raise DataError(
+            f"no .xml report under {root}: give the unpacked NLMCXR_reports (ecgen-radiology) "
+            "or indiana_reports.csv to --reports"
+        )
     studies = {}
     for path in paths:
         try:
@@ -107,44 +178,71 @@ def read_xml(root: Path, quarantine: list) -> dict[str, dict]:
         if uid in studies:
             quarantine.append((path.name, f"a second report of CXR{uid}"))
             continue
-        text = {label: " ".join(clean("".join(part.itertext())) for part in tree.iter("AbstractText")
-                                if (part.get("Label") or "").upper() == label).strip()
-                for label in ("FINDINGS", "IMPRESSION")}
-        names = (image_key(image.get("id", "")) for image in tree.iter("parentImage"))
-        studies[uid] = {"findings": text["FINDINGS"], "impression": text["IMPRESSION"],
-                        "mesh": [clean(major.text) for major in tree.iter("major")],
-                        "images": [name for name in names if name]}
+        names = [image_key(image.get("id", "")) for image in tree.iter("parentImage")]
+        studies[uid] = {
+            "findings": _section(tree, "FINDINGS"),
+            "impression": _section(tree, "IMPRESSION"),
+            "mesh": [clean(major.text) for major in tree.iter("major")],
+            "images": [name for name in names if name],
+        }
     return studies
+
+
+def _section(tree: ElementTree.ElementTree, label: str) -> str:
+    """The text of all sections with this label."""
+    texts = []
+    for part in tree.iter("AbstractText"):
+        if (part.get("Label") or "").upper() == label:
+            texts.append(clean("".join(part.itertext())))
+    return " ".join(texts).strip()
 
 
 def read_csv(path: Path) -> dict[str, dict]:
     """The studies in Kaggle's indiana_reports.csv, by number."""
-    table = folder.read_table(path, ["uid", "MeSH", "findings", "impression"], "take it from the Kaggle copy")
-    return {row.uid: {"findings": clean(row.findings), "impression": clean(row.impression),
-                      "mesh": row.MeSH.split(";"), "images": []} for row in table.itertuples()}
+    columns = ["uid", "MeSH", "findings", "impression"]
+    studies = {}
+    for row in read_table(path, columns, KAGGLE).itertuples():
+        studies[row.uid] = {
+            "findings": clean(row.findings),
+            "impression": clean(row.impression),
+            "mesh": row.MeSH.split(";"),
+            "images": [],
+        }
+    return studies
 
 
 def read_projections(path: Path) -> dict[str, str]:
     """Image → view, from Kaggle's indiana_projections.csv."""
-    table = folder.read_table(path, ["filename", "projection"], "take it from the Kaggle copy")
-    return {key: folder.view_name(row.projection) for row in table.itertuples()
-            if (key := image_key(row.filename))}
+    views = {}
+    for row in read_table(path, ["filename", "projection"], KAGGLE).itertuples():
+        key = image_key(row.filename)
+        if key:
+            views[key] = view_name(row.projection)
+    return views
 
 
-def find_images(root: Path, quarantine: list) -> dict[str, tuple[str, Path]]:
+def find_images(root: Path, quarantine: list[tuple[str, str]]) -> dict[str, tuple[str, Path]]:
     """Image → (study number, file) for the image files under `root`, in order of name."""
     if not root.is_dir():
-        raise DataError(f"--images {root} is not a folder: give the one with the unpacked NLMCXR images")
+        raise DataError(
+            f"--images {root} is not a folder: give the one with the unpacked NLMCXR images"
+        )
     found = {}
-    for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in images.SUFFIXES):
-        key = image_key(path.name)
-        if key is None or key in found:
-            same = key and f"another spelling of an image: {found[key][1].name}"
-            quarantine.append((path.name, same or "not named as an Open-i image"))
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() not in images.SUFFIXES:
             continue
-        found[key] = (key[3:].split("_")[0], path)
+        key = image_key(path.name)
+        if key is None:
+            quarantine.append((path.name, "not named as an Open-i image"))
+        elif key in found:
+            same = found[key][1].name
+            quarantine.append((path.name, f"another spelling of an image: {same}"))
+        else:
+            found[key] = (key[3:].split("_")[0], path)
     if not found:
-        raise DataError(f"no image named like CXR1_1_IM-0001-3001.png under {root}: give the unpacked images")
+        raise DataError(
+            f"no image named like CXR1_1_IM-0001-3001.png under {root}: give the unpacked images"
+        )
     return found
 
 
@@ -157,7 +255,7 @@ def image_key(name: str) -> str | None:
 def labels_of(mesh: list[str]) -> str:
     """The MeSH terms' labels ("Opacity/lung/base/left" has the heading "Opacity"), '|'-joined."""
     headings = {term.split("/")[0].strip().lower() for term in mesh}
-    return "|".join(label for label, from_headings in LABELS.items() if headings & set(from_headings))
+    return "|".join(label for label, giving in LABELS.items() if headings & set(giving))
 
 
 def clean(text: str | None) -> str:

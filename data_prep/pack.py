@@ -25,8 +25,8 @@ CHUNK = 64  # images per job
 def pack(directory, size: int, processes: int | None = None) -> Path:
     """Write `store/{size}.npy`, resuming an earlier attempt, or do nothing if it is there; → its path.
 
-    Rows of an older store whose image files are unchanged (path, bytes, time of change) are copied from it. Several
-    processes may call it at once: one packs, the others wait for it.
+    Rows of an older store whose image files are unchanged (path, bytes, time of change) are copied
+    from it. Several processes may call it at once: one packs, the others wait for it.
     """
     directory = Path(directory)
     table, about = folder.read(directory), describe(directory, size)
@@ -40,25 +40,37 @@ def pack(directory, size: int, processes: int | None = None) -> Path:
 
 
 def _write(path: Path, images: list[str], about: dict, processes: int | None) -> None:
-    part, done_file, size = path.with_suffix(".part"), path.with_suffix(".done"), about["size"]
-    rows_file, files = path.with_suffix(".rows"), [_file(path.parent.parent, image) for image in images]
-    known = {}
-    if path.exists() and path.with_suffix(".json").exists() and rows_file.exists():
-        known = {file: row for row, file in enumerate(rows_file.read_text().splitlines())}
+    """Pack into a file beside, which takes the place of the older store when it is whole."""
+    part, done_file, rows_file = (path.with_suffix(f".{end}") for end in ("part", "done", "rows"))
+    directory = path.parent.parent
+    files = [_file(directory, image) for image in images]
+    known = _read_older(path)
+    old_rows = [known.get(file, -1) for file in files]
+    paths = [str(directory / image) for image in images]
     done = _begin(part, done_file, about)
-    old = [known.get(file, -1) for file in files]
-    paths = [str(path.parent.parent / image) for image in images]
-    jobs = [(str(part), first, paths[first:first + CHUNK], size, str(path), old[first:first + CHUNK])
-            for first in range(0, len(paths), CHUNK) if first not in done]
+    jobs = []
+    for first in range(0, len(paths), CHUNK):
+        if first not in done:
+            chunk = slice(first, first + CHUNK)
+            jobs.append((str(part), first, paths[chunk], about["size"], str(path), old_rows[chunk]))
     with done_file.open("a") as log:
-        for first in each(_pack_chunk, jobs, processes, f"pack {size}", batch=1):
+        for first in each(_pack_chunk, jobs, processes, f"pack {about['size']}", batch=1):
             log.write(f"{first}\n")
             log.flush()
-    path.with_suffix(".json").unlink(missing_ok=True)  # from here there is no store, never a wrong one
+    # from here there is no store, never a wrong one
+    path.with_suffix(".json").unlink(missing_ok=True)
     os.replace(part, path)
     rows_file.write_text("\n".join(files) + "\n")
     folder.write_json(path.with_suffix(".json"), about)
     done_file.unlink()
+
+
+def _read_older(path: Path) -> dict[str, int]:
+    """Which image is in which row of a whole store that is there: what `_file` says → row."""
+    rows_file = path.with_suffix(".rows")
+    if not all(file.exists() for file in (path, path.with_suffix(".json"), rows_file)):
+        return {}
+    return {file: row for row, file in enumerate(rows_file.read_text().splitlines())}
 
 
 def _file(directory: Path, image: str) -> str:
@@ -74,7 +86,8 @@ def open_store(directory, size: int) -> np.memmap:
     """The packed images, read-only; a missing or stale store is refused."""
     path = Path(directory) / "store" / f"{size}.npy"
     if not _fits(path, describe(Path(directory), size)):
-        fault = "was packed from other data than the manifest beside it" if path.exists() else "is missing"
+        stale = "was packed from other data than the manifest beside it"
+        fault = stale if path.exists() else "is missing"
         raise DataError(f"{path} {fault}: run python -m data_prep pack {directory} --size {size}")
     return np.load(path, mmap_mode="r")
 
@@ -82,9 +95,12 @@ def open_store(directory, size: int) -> np.memmap:
 def describe(directory: Path, size: int) -> dict:
     """What a store of this data set has to say of itself."""
     pair_ids = pd.read_parquet(directory / "manifest.parquet", columns=["pair_id"]).pair_id
-    return {"rows": len(pair_ids), "size": size,
-            "dataset_sha256": folder.read_json(directory / "dataset.json")["sha256"],
-            "order_sha256": hashlib.sha256("\n".join(pair_ids).encode()).hexdigest()}
+    return {
+        "rows": len(pair_ids),
+        "size": size,
+        "dataset_sha256": folder.read_json(directory / "dataset.json")["sha256"],
+        "order_sha256": hashlib.sha256("\n".join(pair_ids).encode()).hexdigest(),
+    }
 
 
 def _fits(path: Path, about: dict) -> bool:
@@ -103,18 +119,23 @@ def _begin(part: Path, done_file: Path, about: dict) -> set[int]:
     part.unlink(missing_ok=True)
     need, free = about["rows"] * about["size"] ** 2, shutil.disk_usage(part.parent).free
     if need > free:
-        raise DataError(f"the packed store needs {need / 1e9:,.1f} GB and {part.parent} has {free / 1e9:,.1f} GB "
-                        "free: make room, or use a smaller size (--size of pack, --store-size of mimic-cxr)")
+        raise DataError(
+            f"the packed store needs {need / 1e9:,.1f} GB and {part.parent} has {free / 1e9:,.1f} GB "
+            "free: make room, or use a smaller size (--size of pack, --store-size of mimic-cxr)"
+        )
     shape = (about["rows"], about["size"], about["size"])
     np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
-    if hasattr(os, "posix_fallocate"):  # a full disk must be an error here, not a bus error in a worker
+    if hasattr(os, "posix_fallocate"):
+        # a full disk must be an error here, not a bus error in a worker
         with part.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
     done_file.write_text(header + "\n")
     return set()
 
 
-def _pack_chunk(part: str, first: int, paths: list[str], size: int, older: str, old_rows: list[int]) -> int:
+def _pack_chunk(
+    part: str, first: int, paths: list[str], size: int, older: str, old_rows: list[int]
+) -> int:
     """Fill rows first … of the array, from the older store where it has them (−1: it has not); → first."""
     rows = np.load(part, mmap_mode="r+")
     old = np.load(older, mmap_mode="r") if max(old_rows) >= 0 else None

@@ -18,20 +18,54 @@ from typing import NamedTuple
 
 FINDINGS, IMPRESSION, OTHER, ASIDE, BODY = "findings", "impression", "other", "aside", "body"
 NAMES = {  # header, lower case → what follows it
-    "findings": FINDINGS, "impression": IMPRESSION, "impressions": IMPRESSION, "conclusion": IMPRESSION,
-    **dict.fromkeys(["wet read", "wetread", "addendum", "final addendum", "preliminary report", "pfi"], ASIDE),
-    **dict.fromkeys([
-        "indication", "comparison", "comparisons", "examination", "exam", "technique", "history", "procedure",
-        "clinical history", "clinical information", "clinical indication", "patient history", "study", "date",
-        "reason for exam", "reason for examination", "reason for the exam", "type of examination", "comment",
-        "reference exam", "comparison exam", "comparison film", "notification", "recommendation",
-        "recommendation(s)", "recommendations"], OTHER),
+    "findings": FINDINGS,
+    "impression": IMPRESSION,
+    "impressions": IMPRESSION,
+    "conclusion": IMPRESSION,
+    **dict.fromkeys(
+        ["wet read", "wetread", "addendum", "final addendum", "preliminary report", "pfi"], ASIDE
+    ),
+    **dict.fromkeys(
+        [
+            "indication",
+            "comparison",
+            "comparisons",
+            "examination",
+            "exam",
+            "technique",
+            "history",
+            "procedure",
+            "clinical history",
+            "clinical information",
+            "clinical indication",
+            "patient history",
+            "study",
+            "date",
+            "reason for exam",
+            "reason for examination",
+            "reason for the exam",
+            "type of examination",
+            "comment",
+            "reference exam",
+            "comparison exam",
+            "comparison film",
+            "notification",
+            "recommendation",
+            "recommendation(s)",
+            "recommendations",
+        ],
+        OTHER,
+    ),
 }
-FILM = re.compile(r"CHEST|PORTABLE|VIEW|RADIOGRAPH|\b(PA|AP|LATERAL)\b.*\b(PA|AP|LAT|LATERAL)\b|RIBS")
+FILM = re.compile(
+    r"CHEST|PORTABLE|VIEW|RADIOGRAPH|\b(PA|AP|LATERAL)\b.*\b(PA|AP|LAT|LATERAL)\b|RIBS"
+)
 HEADER = re.compile(
     r"^[ \t]*(?P<line>[A-Za-z][\w ,/&()-]{1,70}?)[ \t]*:"
     r"|(?<=[.\s])(?P<inline>FINDINGS|IMPRESSION|CONCLUSION)[ \t]*:"
-    r"|^[ \t]*(?P<bare>FINDINGS|IMPRESSION|FINAL ADDENDUM|WET READ)[ \t]*$", re.MULTILINE)
+    r"|^[ \t]*(?P<bare>FINDINGS|IMPRESSION|FINAL ADDENDUM|WET READ)[ \t]*$",
+    re.MULTILINE,
+)
 FINAL_REPORT = re.compile(r"^[ \t]*FINAL REPORT[ \t]*$", re.MULTILINE)
 RULE = re.compile(r"^[ \t]*_{10,}[ \t]*$", re.MULTILINE)
 
@@ -64,7 +98,7 @@ def split(text: str) -> list[tuple[str, str]]:
         name = match[match.lastgroup]
         following = kind_of(name)
         if following:
-            spans.append((kind, text[begin:match.start()]))
+            spans.append((kind, text[begin : match.start()]))
             kind, begin = following, match.end()
     return [*spans, (kind, text[begin:])]
 
@@ -92,12 +126,20 @@ def clean(text: str) -> str:
 
 
 def _joined(spans: list[tuple[str, str]], kind: str) -> str:
-    return " ".join(dict.fromkeys(text for k, span in spans if k == kind and (text := clean(span))))
+    """The texts of one kind, in order, a repeated one once."""
+    texts = [clean(text) for of_kind, text in spans if of_kind == kind]
+    return " ".join(dict.fromkeys(text for text in texts if text))
 
 
 def _last_paragraphs(spans: list[tuple[str, str]]) -> str:
-    """Of the last part that is no aside: all paragraphs but the first, which is the header's or the title."""
-    kind, text = next(((kind, text) for kind, text in reversed(spans) if kind != ASIDE and clean(text)), ("", ""))
-    first, *rest = re.split(r"\n[ \t]*\n", text.strip()) if text else [""]
-    rest = clean(" ".join(rest))
-    return rest or (clean(first) if kind == BODY and len(first.split()) > 4 else "")
+    """Of the last part that is no aside: all paragraphs but the first, the header's or the title."""
+    usable = [(kind, text) for kind, text in spans if kind != ASIDE and clean(text)]
+    if not usable:
+        return ""
+    kind, text = usable[-1]
+    first, *others = re.split(r"\n[ \t]*\n", text.strip())
+    rest = clean(" ".join(others))
+    if rest:
+        return rest
+    is_sentence = kind == BODY and len(first.split()) > 4
+    return clean(first) if is_sentence else ""

@@ -1,20 +1,29 @@
 """Every number one may choose, with its unit and default: the model (MCRConfig) and its training (TrainConfig).
 
-Not here: why a default was chosen (that stands in `paper.py`), and anything computed. Unknown keys and values
-out of range are refused with one line. An arm of the study is data: two keys, `framework` and `alignment`.
-"""
+Not here: why a default was chosen (that stands in `paper.yaml`), and anything computed. Unknown keys and values out of
+range are refused with one line. An arm of the study is data: two keys, `framework` and `alignment`."""
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from data_prep.errors import KitError
 
-class ConfigError(ValueError):
-    """A setting that is unknown, of the wrong type or out of range; the message is one readable line."""
+MULTIPLES = {  # sizes, and what they are multiples of
+    "img_size": "patch_size",
+    "embed_dim": "num_heads",
+    "text_embed_dim": "text_num_heads",
+    "decoder_embed_dim": "decoder_num_heads",
+}
+
+
+class ConfigError(KitError):
+    """A setting that is unknown, of the wrong type or out of range."""
 
 
 class _Strict(BaseModel):
@@ -26,7 +35,7 @@ class MCRConfig(_Strict):
 
     # the arm
     framework: Literal["mcr", "two-stream", "contrastive", "contrastive-masked"] = "mcr"
-    alignment: Literal["mba", "abm"] = "mba"  # Mapping before Aggregation, or Aggregation before Mapping
+    alignment: Literal["mba", "abm"] = "mba"  # map, then aggregate; or aggregate, then map
     projection: Literal["mlp", "linear"] = "mlp"
     pooling: Literal["mean", "attention", "max"] = "mean"
     # masking
@@ -40,9 +49,9 @@ class MCRConfig(_Strict):
     depth: int = Field(12, ge=1)
     num_heads: int = Field(12, ge=1)
     mlp_ratio: float = Field(4.0, gt=0)
-    image_weights: str | None = None  # timm model name or local folder / .safetensors file; None: random
+    image_weights: str | None = None  # timm name, folder or .safetensors file; None: random
     # report encoder E_r (a transformers BERT)
-    vocab_size: int = Field(30522, ge=64)  # the most a tokenizer trained on the data may have; then what it has
+    vocab_size: int = Field(30522, ge=64)  # at most, where it is trained; then what it has
     text_embed_dim: int = Field(768, ge=8)
     text_depth: int = Field(12, ge=1)
     text_num_heads: int = Field(12, ge=1)
@@ -67,10 +76,10 @@ class MCRConfig(_Strict):
 
     @model_validator(mode="after")
     def _sizes_fit(self):
-        for size, by in (("img_size", "patch_size"), ("embed_dim", "num_heads"),
-                         ("text_embed_dim", "text_num_heads"), ("decoder_embed_dim", "decoder_num_heads")):
-            if getattr(self, size) % getattr(self, by):
-                raise ValueError(f"{size}={getattr(self, size)} is not a multiple of {by}={getattr(self, by)}")
+        for size, by in MULTIPLES.items():
+            whole, part = getattr(self, size), getattr(self, by)
+            if whole % part:
+                raise ValueError(f"{size}={whole} is not a multiple of {by}={part}")
         return self
 
     @property
@@ -83,8 +92,13 @@ class MCRConfig(_Strict):
         return self.framework in ("mcr", "two-stream")
 
     @property
+    def sees_masked(self) -> bool:
+        """Whether any task of the arm sees masked data."""
+        return self.reconstructs or self.contrast_is_masked
+
+    @property
     def contrast_is_masked(self) -> bool:
-        """Whether the contrastive task sees masked data (MCR, Fig. 1b) or whole data (two-stream, Fig. 1a)."""
+        """Whether the contrastive task sees masked data (Fig. 1b) or whole data (Fig. 1a)."""
         return self.framework in ("mcr", "contrastive-masked")
 
 
@@ -93,7 +107,7 @@ class TrainConfig(_Strict):
 
     seed: int = Field(0, ge=0, lt=2**31)
     batch_size: int = Field(256, ge=2)  # pairs per step, over all processes
-    accumulation: int = Field(1, ge=1)  # parts each process cuts its pairs into: less memory, same gradient, slower
+    accumulation: int = Field(1, ge=1)  # parts of a process's share: less memory, slower
     epochs: float = Field(50, gt=0)
     steps: int | None = Field(None, ge=1)  # overrides epochs
     learning_rate: float = Field(2e-4, gt=0)
@@ -101,7 +115,7 @@ class TrainConfig(_Strict):
     betas: tuple[float, float] = (0.9, 0.95)
     warmup: float = Field(0.05, ge=0, lt=1)  # share of the steps
     clip_norm: float = Field(1.0, gt=0)
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"  # auto: bf16 where it is faster than float32
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"  # auto: bf16 where that is faster
     compile: bool = False
     augment: bool = True
     views: Literal["frontal", "all"] = "frontal"
@@ -117,40 +131,21 @@ class RunConfig(_Strict):
     train: TrainConfig
 
 
-_SMALL = dict(in_chans=1, common_dim=128, temperature=0.07)
-PROFILES: dict[str, dict] = {
-    # seconds: does everything run?
-    "smoke": dict(_SMALL, img_size=64, patch_size=16, embed_dim=48, depth=2, num_heads=3, text_embed_dim=48,
-                  text_depth=1, text_num_heads=3, max_text_length=96, common_dim=32, decoder_embed_dim=48,
-                  decoder_depth=1, decoder_num_heads=3, batch_size=32, steps=30, learning_rate=1e-3,
-                  vocab_size=512, log_every=5, checkpoint_every=15),
-    # two CPU cores, minutes: a model that retrieves
-    "demo": dict(_SMALL, img_size=128, patch_size=16, embed_dim=128, depth=4, num_heads=4, text_embed_dim=128,
-                 text_depth=1, text_num_heads=4, max_text_length=64, decoder_embed_dim=64, decoder_depth=1,
-                 decoder_num_heads=2, pooling="max", batch_size=64, steps=1500, learning_rate=1e-3, augment=False,
-                 vocab_size=1024, log_every=10, checkpoint_every=200),
-    # one H200 or several GPUs: ViT-B/16 at 224 and BERT-base, the defaults above
-    "base": dict(compile=True),
-}
+PROFILES: dict[str, dict] = yaml.safe_load(Path(__file__).with_name("profiles.yaml").read_text())
 
 
 def resolve(profile: str, settings: dict | None = None) -> RunConfig:
-    """The full configuration of a run: a profile's numbers, then `settings` by key name, on top of the defaults.
-
-    Raises ConfigError for an unknown profile or key and for a value that does not fit.
-    """
+    """The full configuration of a run: defaults, a profile's numbers, `settings` by key name.
+    Raises ConfigError for an unknown profile or key and for a value that does not fit."""
     if profile not in PROFILES:
         raise ConfigError(f"unknown profile {profile!r}; there are: {', '.join(PROFILES)}")
-    chosen = {**PROFILES[profile], **(settings or {})}
-    if "epochs" in (settings or {}) and "steps" not in settings:
-        chosen["steps"] = None  # the profile's steps would win
-    known = {**TrainConfig.model_fields, **MCRConfig.model_fields}
-    for key in chosen:
-        if key not in known:
-            raise ConfigError(f"unknown config key {key!r}{_did_you_mean(key, known)}")
-    train = {k: v for k, v in chosen.items() if k in TrainConfig.model_fields}
-    model = {k: v for k, v in chosen.items() if k in MCRConfig.model_fields}
-    return _validated({"profile": profile, "model": model, "train": train})
+    settings = dict(settings or {})
+    if "epochs" in settings:
+        settings.setdefault("steps", None)  # else the profile's steps would win
+    content = {"profile": profile, "model": {}, "train": {}}
+    for key, value in {**PROFILES[profile], **settings}.items():
+        content[_part_of(key)][key] = value
+    return _validated(content)
 
 
 def read_config(path: Path) -> RunConfig:
@@ -159,7 +154,7 @@ def read_config(path: Path) -> RunConfig:
 
 
 def parse_settings(pairs: list[str]) -> dict:
-    """['key=value', …] → {'key': value}, values read as YAML with 3e-4 a number. Raises ConfigError without '='."""
+    """['key=value', …] → {'key': value}, values read as YAML. Raises ConfigError without '='."""
     settings = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -183,8 +178,13 @@ def _validated(content: dict) -> RunConfig:
         raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}{shown}") from None
 
 
-def _did_you_mean(key: str, known) -> str:
-    import difflib
-
+def _part_of(key: str) -> str:
+    """Which part of the configuration a key is of: 'model' or 'train'."""
+    if key in MCRConfig.model_fields:
+        return "model"
+    if key in TrainConfig.model_fields:
+        return "train"
+    known = sorted([*MCRConfig.model_fields, *TrainConfig.model_fields])
     close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(sorted(known))}"
+    advice = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
+    raise ConfigError(f"unknown config key {key!r}; {advice}")

@@ -1,8 +1,7 @@
 """D_v, the image decoder, and D_r, the report decoder: from masked local features back to pixels and words.
 
-Not here: what is masked (masking.py), the losses on what is predicted (losses.py). Both decode only what is scored:
-the last block attends to everything, but is computed at the removed patches and the masked tokens alone.
-"""
+Not here: what is masked (masking.py), the losses on what is predicted (losses.py). Both decode only what is scored: the
+last block attends to everything, but is computed at the removed patches and the masked tokens alone."""
 
 from __future__ import annotations
 
@@ -12,36 +11,34 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from .config import MCRConfig
-from .text import attention_keys
-from .vision import sincos_positions
+from .encoders import attention_keys, sincos_positions, take
 
 
 class ImageDecoder(nn.Module):
-    """D_v: from the visible patches' f^v and mask tokens to the pixels of patches (He et al. 2022, Fig. 1)."""
+    """D_v: from the visible patches' f^v and mask tokens to pixels (He et al. 2022, Fig. 1)."""
 
     def __init__(self, config: MCRConfig):
         super().__init__()
-        D = config.decoder_embed_dim
+        D, side = config.decoder_embed_dim, config.img_size // config.patch_size
         self.embed = nn.Linear(config.embed_dim, D)
         self.mask_token = nn.Parameter(torch.randn(1, 1, D) * 0.02)
-        self.pos_embed = nn.Parameter(sincos_positions(config.img_size // config.patch_size, D)[None])
-        self.blocks = nn.ModuleList(
-            [Block(D, config.decoder_num_heads, config.mlp_ratio, qkv_bias=True) for _ in range(config.decoder_depth)]
+        self.pos_embed = nn.Parameter(sincos_positions(side, D)[None])
+        self.blocks = make_blocks(
+            D, config.decoder_num_heads, config.mlp_ratio, config.decoder_depth
         )
         self.norm = nn.LayerNorm(D)
         self.predict = nn.Linear(D, config.patch_size**2 * config.in_chans)
 
-    def forward(self, f_v: Tensor, ids_restore: Tensor, ids: Tensor | None = None) -> Tensor:
-        """f_v (N, L_keep, D_encoder), ids_restore (N, L) → predicted pixels of the patches ids (N, M), or of all when
-        None: (N, M or L, P·P·C)."""
-        x = self.embed(f_v)  # N, L_keep, D
-        N, L_keep, _ = x.shape
-        L = ids_restore.shape[1]
-        removed = self.mask_token.to(x.dtype).expand(N, L - L_keep, -1)
-        x = take(torch.cat([x, removed], dim=1), ids_restore) + self.pos_embed  # N, L, D
+    def forward(self, f_v: Tensor, ids_keep: Tensor, ids_removed: Tensor) -> Tensor:
+        """f_v (N, L_keep, D_encoder) at ids_keep → pixels predicted at ids_removed. ids_keep (N,
+        L_keep) and ids_removed (N, L_removed) are all L patches; → (N, L_removed, P·P·C)."""
+        seen = self.embed(f_v)  # N, L_keep, D
+        hidden = self.mask_token.to(seen.dtype).expand(*ids_removed.shape, -1)  # N, L_removed, D
+        reading_order = torch.cat([ids_keep, ids_removed], dim=1).argsort(dim=1)  # N, L
+        x = take(torch.cat([seen, hidden], dim=1), reading_order) + self.pos_embed  # N, L, D
         for block in self.blocks[:-1]:
             x = block(x)
-        x = self.blocks[-1](x) if ids is None else block_at(self.blocks[-1], x, ids)  # N, M, D
+        x = block_at(self.blocks[-1], x, ids_removed)  # N, L, D → N, L_removed, D
         return self.predict(self.norm(x))
 
 
@@ -50,10 +47,8 @@ class ReportDecoder(nn.Module):
 
     def __init__(self, config: MCRConfig):
         super().__init__()
-        D = config.text_embed_dim
-        self.blocks = nn.ModuleList(
-            [Block(D, config.text_num_heads, config.mlp_ratio, qkv_bias=True) for _ in range(config.text_decoder_depth)]
-        )
+        D, depth = config.text_embed_dim, config.text_decoder_depth
+        self.blocks = make_blocks(D, config.text_num_heads, config.mlp_ratio, depth)
         self.norm = nn.LayerNorm(D)
         self.predict = nn.Linear(D, config.vocab_size)
 
@@ -62,25 +57,31 @@ class ReportDecoder(nn.Module):
         keys = attention_keys(attention_mask)
         for block in self.blocks[:-1]:
             f_r = block(f_r, attn_mask=keys)
-        return self.predict(self.norm(block_at(self.blocks[-1], f_r, positions, keys)))
+        x = block_at(self.blocks[-1], f_r, positions, keys)  # N, T, D → N, M, D
+        return self.predict(self.norm(x))
 
 
-def take(x: Tensor, ids: Tensor) -> Tensor:
-    """x (N, L, D), ids (N, M) → the local features at ids (N, M, D)."""
-    return x.gather(1, ids[:, :, None].expand(-1, -1, x.shape[2]))
+def make_blocks(dim: int, num_heads: int, mlp_ratio: float, depth: int) -> nn.ModuleList:
+    """`depth` transformer blocks as ViT has them."""
+    return nn.ModuleList([Block(dim, num_heads, mlp_ratio, qkv_bias=True) for _ in range(depth)])
 
 
 def block_at(block: Block, x: Tensor, ids: Tensor, keys: Tensor | None = None) -> Tensor:
-    """What `take(block(x, attn_mask=keys), ids)` gives, computed at ids (N, M) only: x (N, L, D) → (N, M, D).
-
-    Keys and values of all L, but queries, projection and MLP of M: for half the patches 7/12 of the block's cost.
-    """
+    """What `take(block(x, attn_mask=keys), ids)` gives, computed at ids (N, M) only. x (N, L, D) →
+    (N, M, D). Keys and values of all L, but queries, projection and MLP of M: for half the patches
+    7/12 of the block's cost."""
     attention, D = block.attn, x.shape[2]
     weight, bias = attention.qkv.weight, attention.qkv.bias
     normed = block.norm1(x)
     q = F.linear(take(normed, ids), weight[:D], bias[:D])  # N, M, D
     k, v = F.linear(normed, weight[D:], bias[D:]).chunk(2, dim=2)  # N, L, D each
-    q, k, v = (t.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for t in (q, k, v))  # N, heads, M | L, D/heads
-    seen = F.scaled_dot_product_attention(q, k, v, attn_mask=keys).transpose(1, 2).flatten(2)  # N, M, D
+    q, k, v = (split_heads(t, attention.num_heads) for t in (q, k, v))
+    seen = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)  # N, heads, M, D/heads
+    seen = seen.transpose(1, 2).flatten(2)  # N, M, D
     x = take(x, ids) + attention.proj(seen)
     return x + block.mlp(block.norm2(x))
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(N, L, D) → (N, heads, L, D/heads)."""
+    return x.unflatten(2, (num_heads, -1)).transpose(1, 2)

@@ -1,6 +1,5 @@
-"""MCR, the whole model: reads as the paper's Fig. 2. All arms of the study are this one class; an arm is two
-config keys. Touches no file, device, clock or random state: the noise that masks comes in the batch.
-"""
+"""MCR, the whole model: reads as the paper's Fig. 2. All arms of the study are this one class; an arm is two config
+keys. Touches no file, device, clock or random state: the noise that masks comes in the batch."""
 
 from __future__ import annotations
 
@@ -11,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import losses
 from .config import MCRConfig
-from .decoders import ImageDecoder, ReportDecoder, take
+from .decoders import ImageDecoder, ReportDecoder
+from .encoders import ImageEncoder, ReportEncoder, encode_by_length, patchify, take
 from .heads import AlignmentHead
-from .losses import at_least_float32, contrastive_loss, image_reconstruction_loss, text_reconstruction_loss
 from .masking import mask_report, random_masking
-from .text import ReportEncoder
-from .vision import ImageEncoder, patchify
 
 
 @dataclass
@@ -30,13 +28,14 @@ class Batch:
     image_noise: Tensor  # N, L
     text_noise: Tensor  # N, T
     pairs: Tensor | None = None  # N, rows of the data set; the model does not read them
-    text_lengths: tuple[int, ...] = ()  # T of each group of reports, see ReportEncoder
+    text_lengths: tuple[int, ...] = ()  # T of each group of reports, see encode_by_length
 
 
 @dataclass
 class MCROutput:
-    """What one forward pass gives. Losses are already weighted: the total is the sum of the `*_loss` fields. A
-    `*_count` says over how many things its loss is the mean, so that the losses of parts add up to the whole's."""
+    """What one forward pass gives. Losses are already weighted: the total is the sum of `*_loss`. A
+    `*_count` says over how many things its loss is the mean, so that the losses of a batch's parts
+    add up to the whole's."""
 
     image_features: Tensor  # S^v: N, common_dim, unit vectors
     text_features: Tensor  # S^r: N, common_dim, unit vectors
@@ -44,12 +43,24 @@ class MCROutput:
     contrastive_loss: Tensor  # L_vrc
     image_reconstruction_loss: Tensor | None = None  # L_mim
     text_reconstruction_loss: Tensor | None = None  # L_mrm
-    image_reconstruction_count: Tensor | None = None  # removed patches
+    image_reconstruction_count: int | None = None  # removed patches
     text_reconstruction_count: Tensor | None = None  # scored tokens
 
 
+@dataclass
+class Masked:
+    """A masked batch, encoded: local features, and what was masked where."""
+
+    f_v: Tensor  # N, L_keep, D
+    f_r: Tensor  # N, T, D
+    ids_keep: Tensor  # N, L_keep
+    ids_removed: Tensor  # N, L_removed
+    positions: Tensor  # N, M, of the masked tokens
+    labels: Tensor  # N, M, the tokens that stood there, −100 = not scored
+
+
 class MCR(nn.Module):
-    """Masked Contrastive Reconstruction (Wei, Jin, Zhou 2023, Fig. 1b and 2) and the arms it is compared with."""
+    """Masked Contrastive Reconstruction (Wei, Jin, Zhou 2023, Fig. 1b and 2), and its arms."""
 
     def __init__(self, config: MCRConfig):
         super().__init__()
@@ -60,47 +71,66 @@ class MCR(nn.Module):
         self.image_head = AlignmentHead(config.embed_dim, config)  # F_{v→s} and aggregation
         self.report_head = AlignmentHead(config.text_embed_dim, config)  # F_{r→s} and aggregation
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
-        self.apply(_initialise)
+        self.apply(initialise)
         if config.reconstructs:
-            self.image_decoder = ImageDecoder(config).apply(_initialise)  # D_v
-            self.report_decoder = ReportDecoder(config).apply(_initialise)  # D_r
+            self.image_decoder = ImageDecoder(config).apply(initialise)  # D_v
+            self.report_decoder = ReportDecoder(config).apply(initialise)  # D_r
 
     def forward(self, batch: Batch) -> MCROutput:
         """One pass of whichever arm the config names."""
-        config = self.config
-        f_v = f_r = None
-        if config.contrast_is_masked or config.reconstructs:
-            ids_keep, ids_restore, mask = random_masking(batch.image_noise, config.mask_ratio)
-            masked_ids, positions, labels = self.mask_report(batch)
-            f_v = self.image_encoder(batch.images, ids_keep)  # N, L_keep, D
-            f_r = self.report_encoder(masked_ids, batch.attention_mask, batch.text_lengths)  # N, T, D
+        masked = self.encode_masked(batch) if self.config.sees_masked else None
 
-        if config.contrast_is_masked:  # Fig. 1b: the masked features are the only input of every task
-            image_features = self._to_common(self.image_head, f_v)
-            text_features = self._to_common(self.report_head, f_r, batch.attention_mask)
-        else:  # Fig. 1a: a second stream, of whole images and whole reports, for the contrastive task
+        if self.config.contrast_is_masked:  # Fig. 1b: masked data is the only input of every task
+            image_features = self.to_common(self.image_head, masked.f_v)
+            text_features = self.to_common(self.report_head, masked.f_r, batch.attention_mask)
+        else:  # Fig. 1a: a second stream, of whole images and reports, for the contrastive task
             image_features = self.encode_image(batch.images)
-            text_features = self.encode_text(batch.input_ids, batch.attention_mask, batch.text_lengths)
-        output = MCROutput(image_features, text_features, self.logit_scale,
-                           self.contrast(image_features, text_features))
+            text_features = self.encode_text(
+                batch.input_ids, batch.attention_mask, batch.text_lengths
+            )
+        loss = self.contrast(image_features, text_features)
+        output = MCROutput(image_features, text_features, self.logit_scale, loss)
 
-        if config.reconstructs:
-            # words before pixels: the backward pass frees the image decoder before it meets the vocabulary's gradient
-            words = self.report_decoder(f_r, batch.attention_mask, positions)  # N, M, vocab
-            text_loss = text_reconstruction_loss(words, labels)
-            output.text_reconstruction_loss = config.text_reconstruction_weight * text_loss
-            ids_removed = ids_restore.argsort(dim=1)[:, ids_keep.shape[1]:]  # N, L_removed
-            predicted = self.image_decoder(f_v, ids_restore, ids_removed)  # N, L_removed, P·P·C
-            patches = take(patchify(batch.images, config.patch_size), ids_removed)
-            image_loss = image_reconstruction_loss(predicted, patches, mask.gather(1, ids_removed), config.norm_pix)
-            output.image_reconstruction_loss = config.image_reconstruction_weight * image_loss
-            output.image_reconstruction_count, output.text_reconstruction_count = mask.sum(), (labels != -100).sum()
+        if self.config.reconstructs:
+            # words before pixels: the backward pass then frees the image decoder before it meets
+            # the vocabulary's gradient
+            self.reconstruct_report(batch, masked, output)
+            self.reconstruct_image(batch, masked, output)
         return output
 
-    def contrast(self, image_features: Tensor, text_features: Tensor, rows: slice = slice(None)) -> Tensor:
-        """L_vrc, weighted, of pairs that may come from several forward passes: features (N, common_dim) → a scalar.
-        `rows` picks a share of it, see `contrastive_loss`."""
-        return self.config.contrastive_weight * contrastive_loss(image_features, text_features, self.logit_scale, rows)
+    def encode_masked(self, batch: Batch) -> Masked:
+        """Mask half of each image and a quarter of each report (Fig. 2), then encode what is left."""
+        ids_keep, ids_removed = random_masking(batch.image_noise, self.config.mask_ratio)
+        masked_ids, positions, labels = self.mask_report(batch)
+        f_v = self.image_encoder(batch.images, ids_keep)  # N, L_keep, D
+        mask, lengths = batch.attention_mask, batch.text_lengths
+        f_r = encode_by_length(self.report_encoder, masked_ids, mask, lengths)  # N, T, D
+        return Masked(f_v, f_r, ids_keep, ids_removed, positions, labels)
+
+    def reconstruct_image(self, batch: Batch, masked: Masked, output: MCROutput) -> None:
+        """D_v predicts the removed patches: fills in L_mim."""
+        config, ids = self.config, masked.ids_removed
+        predicted = self.image_decoder(masked.f_v, masked.ids_keep, ids)  # N, L_removed, P·P·C
+        patches = take(patchify(batch.images, config.patch_size), ids)  # N, L_removed, P·P·C
+        loss = losses.image_reconstruction_loss(predicted, patches, config.norm_pix)
+        output.image_reconstruction_loss = config.image_reconstruction_weight * loss
+        output.image_reconstruction_count = ids.numel()
+
+    def reconstruct_report(self, batch: Batch, masked: Masked, output: MCROutput) -> None:
+        """D_r predicts the masked tokens: fills in L_mrm."""
+        words = self.report_decoder(masked.f_r, batch.attention_mask, masked.positions)
+        loss = losses.text_reconstruction_loss(words, masked.labels)  # of N, M, vocab and N, M
+        output.text_reconstruction_loss = self.config.text_reconstruction_weight * loss
+        output.text_reconstruction_count = (masked.labels != -100).sum()
+
+    def contrast(
+        self, image_features: Tensor, text_features: Tensor, rows: slice = slice(None)
+    ) -> Tensor:
+        """L_vrc, weighted, of pairs that may come from several forward passes. image_features,
+        text_features (N, common_dim) → a scalar. `rows` picks a share of it, see
+        `contrastive_loss`."""
+        loss = losses.contrastive_loss(image_features, text_features, self.logit_scale, rows)
+        return self.config.contrastive_weight * loss
 
     @property
     def logit_scale(self) -> Tensor:
@@ -108,28 +138,36 @@ class MCR(nn.Module):
         return self.log_scale.exp().clamp(max=100)
 
     def encode_image(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
-        """images (N, C, H, W) normalised, whole unless ids_keep (N, L_keep) is given → S^v (N, common_dim), unit."""
-        return self._to_common(self.image_head, self.image_encoder(images, ids_keep))
+        """images (N, C, H, W) normalised → S^v (N, common_dim), unit vectors. Whole images, unless
+        ids_keep (N, L_keep) says which patches are shown."""
+        return self.to_common(self.image_head, self.image_encoder(images, ids_keep))
 
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor, lengths: tuple[int, ...] = ()) -> Tensor:
-        """input_ids, attention_mask (N, T) → S^r (N, common_dim), unit vectors. lengths: see ReportEncoder."""
-        return self._to_common(self.report_head, self.report_encoder(input_ids, attention_mask, lengths),
-                               attention_mask)
+    def encode_text(
+        self, input_ids: Tensor, attention_mask: Tensor, lengths: tuple[int, ...] = ()
+    ) -> Tensor:
+        """input_ids, attention_mask (N, T) → S^r (N, common_dim), unit vectors. lengths: see
+        `encode_by_length`."""
+        f_r = encode_by_length(self.report_encoder, input_ids, attention_mask, lengths)
+        return self.to_common(self.report_head, f_r, attention_mask)
 
     def mask_report(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The batch's reports with a share of their tokens masked; see `masking.mask_report`."""
-        c = self.config
-        return mask_report(batch.input_ids, batch.attention_mask, batch.text_noise, c.mlm_probability,
-                           c.mask_token_id, c.special_token_ids)
+        c, ids = self.config, batch.input_ids
+        special = c.mask_token_id, c.special_token_ids
+        return mask_report(ids, batch.attention_mask, batch.text_noise, c.mlm_probability, *special)
 
     @staticmethod
-    def _to_common(head: AlignmentHead, local_features: Tensor, present: Tensor | None = None) -> Tensor:
-        return F.normalize(at_least_float32(head(local_features, present)), dim=-1)
+    def to_common(
+        head: AlignmentHead, local_features: Tensor, present: Tensor | None = None
+    ) -> Tensor:
+        """f (N, L, D), present (N, L) or None → S (N, common_dim), brought to length 1."""
+        return F.normalize(losses.at_least_float32(head(local_features, present)), dim=-1)
 
 
-def _initialise(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases for linear maps (He et al. 2022): at any width the signal keeps its size,
-    where the fixed 0.02 of ViT and BERT, made for a width of 768, lets narrow models learn next to nothing."""
+def initialise(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases for linear maps (He et al. 2022). At any width the
+    signal keeps its size, where the fixed 0.02 of ViT and BERT, made for a width of 768, lets
+    narrow models learn next to nothing."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:

@@ -22,11 +22,11 @@ def smoke_run(phantom, tmp_path_factory):
     """A run folder: the smoke profile, trained on `phantom`."""
     import torch
 
-    from mcr_lib import run_folder
     from mcr_lib.config import resolve
+    from mcr_lib.run import train_run
 
     run = tmp_path_factory.mktemp("runs") / "smoke"
-    run_folder.train(phantom, run, resolve("smoke"), device=torch.device("cpu"), command="tests")
+    train_run(phantom, run, resolve("smoke"), device=torch.device("cpu"), command="tests")
     return run
 
 

@@ -20,12 +20,24 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
-                 if Path(path).exists()), None)
+CHROMIUM = next(
+    (
+        path
+        for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
+        if Path(path).exists()
+    ),
+    None,
+)
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 if CHROMIUM is None and os.environ.get("CI") != "true":
     pytestmark.append(pytest.mark.skip(reason="no chromium here: apt-get install chromium"))
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-sync",
+    "--no-first-run",
+]
 SETTINGS = {  # no look into the network, and cells are drawn also where they are not in view
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
     "notebook-extension/tracker": '{"windowingMode": "none"}',
@@ -47,12 +59,15 @@ def out(tmp_path_factory, phantom, smoke_run):
 
 @pytest.fixture(scope="module")
 def lab(out):
-    """The address of a JupyterLab on a copy of the notebook that writes to `out`; its workspace holds nothing else."""
+    """The address of a JupyterLab on a copy of the notebook that writes to `out`; beside it stands only the kit."""
     workspace = out.parent / "workspace"
     workspace.mkdir()
+    (workspace / "kit").symlink_to(NOTEBOOKS.resolve() / "kit")
     notebook = load_notebook_node(str(NOTEBOOKS / "06_explore.ipynb"))
-    nbformat.write(parameterize_notebook(notebook, {"profile": "smoke", "out": str(out), "device": "cpu"}),
-                   workspace / "06_explore.ipynb")
+    nbformat.write(
+        parameterize_notebook(notebook, {"profile": "smoke", "out": str(out), "device": "cpu"}),
+        workspace / "06_explore.ipynb",
+    )
     for name, content in SETTINGS.items():
         path = out.parent / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,12 +76,25 @@ def lab(out):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {
-        "HOME": str(out.parent), "JUPYTER_CONFIG_DIR": str(out.parent / "config"),
-        "JUPYTER_RUNTIME_DIR": str(out.parent / "runtime"), "JUPYTERLAB_SETTINGS_DIR": str(out.parent / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(out.parent / "workspaces"), "TOKENIZERS_PARALLELISM": "false",
+        "HOME": str(out.parent),
+        "JUPYTER_CONFIG_DIR": str(out.parent / "config"),
+        "JUPYTER_RUNTIME_DIR": str(out.parent / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(out.parent / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(out.parent / "workspaces"),
+        "TOKENIZERS_PARALLELISM": "false",
     }
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
-               "--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--ServerApp.root_dir={workspace}"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter",
+        "lab",
+        "--no-browser",
+        "--allow-root",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        "--IdentityProvider.token=",
+        f"--ServerApp.root_dir={workspace}",
+    ]
     log = (out.parent / "lab.log").open("w")
     server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
@@ -88,7 +116,9 @@ def lab(out):
 @pytest.fixture(scope="module")
 def browser():
     """Chromium by playwright, which downloads nothing."""
-    assert CHROMIUM, "chromium is missing, and on CI this test may not be skipped: apt-get install chromium"
+    assert CHROMIUM, (
+        "chromium is missing, and on CI this test may not be skipped: apt-get install chromium"
+    )
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -100,9 +130,13 @@ def browser():
 def watched(browser, **settings):
     """A new page, and the list to which its console errors are added."""
     page = browser.new_page(viewport={"width": 1400, "height": 1100}, **settings)
-    page.set_default_timeout(180_000)  # where nothing else runs the test takes a minute; CI machines can be busy
+    page.set_default_timeout(
+        180_000
+    )  # where nothing else runs the test takes a minute; CI machines can be busy
     errors = []
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console", lambda message: errors.append(message.text) if message.type == "error" else None
+    )
     page.on("pageerror", lambda error: errors.append(str(error)))
     return page, errors
 
@@ -113,10 +147,16 @@ def test_the_explorer_in_jupyterlab(lab, browser, out):
     page.get_by_text(re.compile("Python 3.*Idle")).wait_for()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
-    page.get_by_text(re.compile("as it is:.*mirrored:")).last.wait_for()  # what the last cell prints
+    page.get_by_text(
+        re.compile("as it is:.*mirrored:")
+    ).last.wait_for()  # what the last cell prints
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
 
-    explorer = page.locator(".jp-OutputArea-output").filter(has=page.get_by_label("Sentence", exact=True)).first
+    explorer = (
+        page.locator(".jp-OutputArea-output")
+        .filter(has=page.get_by_label("Sentence", exact=True))
+        .first
+    )
     explorer.scroll_into_view_if_needed()
     status, cards = explorer.get_by_role("status"), explorer.locator("figure img")
     assert "the best 5 of" in status.inner_text() and cards.count() == 5
@@ -162,24 +202,37 @@ def test_the_explorer_in_jupyterlab(lab, browser, out):
 
 def test_the_report_page_offline(out, browser):
     """The page of what the notebook above left, with the network off: pictures there, links work, nothing missing."""
-    from mcr_lib import report
+    from benchmarks.page import write_notebook_page, write_page
 
     saved = out.parent / "workspace" / "06_explore.ipynb"
     (out / "notebooks").mkdir()
     shutil.copy(saved, out / "notebooks")
-    report.notebook_html(saved, out / "notebooks" / "06_explore.html")
-    index = report.write(out, {"profile": "smoke"}, [{
-        "name": "06_explore", "title": "06 · Explore", "seconds": 1.0, "error": None,
-        "html": "notebooks/06_explore.html", "ipynb": "notebooks/06_explore.ipynb"}])
+    write_notebook_page(saved, out / "notebooks" / "06_explore.html")
+    index = write_page(
+        out,
+        {"profile": "smoke"},
+        [
+            {
+                "name": "06_explore",
+                "title": "06 · Explore",
+                "seconds": 1.0,
+                "error": None,
+                "html": "notebooks/06_explore.html",
+                "ipynb": "notebooks/06_explore.ipynb",
+            }
+        ],
+    )
 
     page, errors = watched(browser, offline=True)
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(index.as_uri())
-    page.screenshot(path=out.parent / "5-report.png", full_page=True)
+    page.screenshot(path=out.parent / "5-page.png", full_page=True)
     assert_pictures_are_there(page, at_least=3)
     page.get_by_role("link", name="read it").first.click()
-    page.get_by_text("Retrieval explorer").first.wait_for()  # the static view in place of the widget
+    page.get_by_text(
+        "Retrieval explorer"
+    ).first.wait_for()  # the static view in place of the widget
     assert_pictures_are_there(page, at_least=8)
     page.screenshot(path=out.parent / "6-notebook.png", full_page=True)
     assert errors == [] and all(url.startswith(("file:", "data:")) for url in asked)

@@ -27,21 +27,31 @@ def image(phantom):
 
 def test_evaluate_prints_both_directions_and_writes_metrics(phantom, smoke_run, capsys):
     status, out, _ = call(capsys, "evaluate", "--run", smoke_run, "--data", phantom)
-    assert status == 0 and "image_to_text_R@10" in out and "text_to_image_R@1" in out and "chance" in out
+    assert (
+        status == 0
+        and "image_to_text_R@10" in out
+        and "text_to_image_R@1" in out
+        and "chance" in out
+    )
     metrics = json.loads((smoke_run / "metrics.json").read_text())
     assert metrics["image_to_text_R@1"] >= 0 and metrics["protocol"] == "text-identical"
-    assert metrics["command"].startswith("python -m mcr_lib evaluate") and metrics["data"]["synthetic"] is True
+    assert (
+        metrics["command"].startswith("python -m mcr_lib evaluate")
+        and metrics["data"]["synthetic"] is True
+    )
     assert metrics["modality_gap"]["gap_distance"] > 0
     assert call(capsys, "evaluate", "--run", smoke_run)[:2] == (0, out)  # the run knows its data
 
 
 def test_an_unfinished_run_is_not_measured(phantom, smoke_run, tmp_path, capsys, monkeypatch):
-    from mcr_lib import run_folder
+    from mcr_lib import evaluate as evaluation
 
     run = tmp_path / "unfinished"
     shutil.copytree(smoke_run, run)
     (run / "manifest.json").unlink()
-    monkeypatch.setattr(run_folder, "encode", lambda *_, **__: pytest.fail("encoded before it was refused"))
+    monkeypatch.setattr(
+        evaluation, "encode_pairs", lambda *_, **__: pytest.fail("encoded before it was refused")
+    )
     for more in ([], ["--data", phantom]):
         status, _, err = call(capsys, "evaluate", "--run", run, *more)
         assert status == 2 and "no finished run here" in err and "--resume" in err
@@ -49,48 +59,110 @@ def test_an_unfinished_run_is_not_measured(phantom, smoke_run, tmp_path, capsys,
 
 def test_training_says_how_many_reports_are_cut(phantom, tmp_path, capsys):
     for length, said in (("8", "100% of the reports fill 8 tokens and end there"), ("256", None)):
-        status, out, _ = call(capsys, "train", "--data", phantom, "--run", tmp_path / length, "--profile", "smoke",
-                              "--set", "steps=1", "--set", f"max_text_length={length}", "--device", "cpu")
+        status, out, _ = call(
+            capsys,
+            "train",
+            "--data",
+            phantom,
+            "--run",
+            tmp_path / length,
+            "--profile",
+            "smoke",
+            "--set",
+            "steps=1",
+            "--set",
+            f"max_text_length={length}",
+            "--device",
+            "cpu",
+        )
         assert status == 0 and (said in out if said else "end there" not in out)
 
 
 def test_search_by_text_and_by_image(phantom, smoke_run, image, capsys):
-    status, out, _ = call(capsys, "search", "--run", smoke_run, "--data", phantom, "--text", "large left effusion",
-                          "-k", "3", "--json")
-    hits = json.loads(out[out.index("["):])
-    assert status == 0 and [h["rank"] for h in hits] == [1, 2, 3] and hits[0]["score"] >= hits[2]["score"]
-    status, _, err = call(capsys, "search", "--run", smoke_run, "--data", phantom, "--text", "left effusion?")
+    status, out, _ = call(
+        capsys,
+        "search",
+        "--run",
+        smoke_run,
+        "--data",
+        phantom,
+        "--text",
+        "large left effusion",
+        "-k",
+        "3",
+        "--json",
+    )
+    hits = json.loads(out[out.index("[") :])
+    assert (
+        status == 0
+        and [h["rank"] for h in hits] == [1, 2, 3]
+        and hits[0]["score"] >= hits[2]["score"]
+    )
+    status, _, err = call(
+        capsys, "search", "--run", smoke_run, "--data", phantom, "--text", "left effusion?"
+    )
     assert status == 0, err  # a mark that no report holds is no reason to refuse
     status, out, _ = call(capsys, "search", "--run", smoke_run, "--data", phantom, "--image", image)
     assert status == 0 and len([line for line in out.splitlines() if ".png" in line]) == 5
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["train", "--data", "NOWHERE", "--run", "RUN"], "NOWHERE has no manifest.parquet"),
-    (["train", "--data", "EMPTY", "--run", "RUN"], "no manifest.parquet"),
-    (["train", "--data", "DATA", "--run", "RUN", "--profile", "huge"], "unknown profile 'huge'"),
-    (["train", "--data", "DATA", "--run", "RUN", "--set", "framwork=mcr"], "did you mean 'framework'"),
-    (["train", "--data", "DATA", "--run", "RUN", "--set", "batch_size=many"], "train.batch_size"),
-    (["train", "--data", "DATA", "--run", "RUN", "--device", "cuda:99"], "cuda:99"),
-    (["train", "--data", "DATA", "--run", "RUN", "--resume"], "nothing to resume"),
-    (["train", "--data", "DATA", "--run", "DONE"], "--resume"),
-    (["train", "--data", "DATA", "--run", "RUN", "--profile", "base", "--set", "image_weights=/no/weights"],
-     "image_weights"),
-    (["train", "--data", "DATA", "--run", "RUN", "--set", "text_weights=/no/weights"], "/no/weights"),
-    (["train", "--data", "DATA"], "--run"),
-    (["train", "--bogus"], "--bogus"),
-    (["nonsense"], "nonsense"),
-    (["evaluate", "--run", "EMPTY", "--data", "DATA"], "no config.yaml"),
-    (["evaluate", "--run", "EMPTY"], "no finished run"),
-    (["evaluate", "--run", "DONE", "--data", "DATA", "--split", "tset"], "'tset'"),
-    (["evaluate", "--run", "DONE", "--data", "DATA", "--protocol", "best"], "unknown protocol 'best'"),
-    (["search", "--run", "DONE", "--data", "DATA"], "either --text or --image"),
-    (["search", "--run", "DONE", "--data", "DATA", "--text", " "], "the query is empty"),
-    (["search", "--run", "DONE", "--data", "DATA", "--image", "NOWHERE"], "NOWHERE"),
-    (["search", "--run", "DONE", "--data", "DATA", "--image", "TEXTFILE"], "not"),
-    (["reproduce", "--profile", "huge"], "unknown profile 'huge'"),
-])
-def test_a_mistake_is_one_line_and_status_2(arguments, words, phantom, smoke_run, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["train", "--data", "NOWHERE", "--run", "RUN"], "NOWHERE has no manifest.parquet"),
+        (["train", "--data", "EMPTY", "--run", "RUN"], "no manifest.parquet"),
+        (
+            ["train", "--data", "DATA", "--run", "RUN", "--profile", "huge"],
+            "unknown profile 'huge'",
+        ),
+        (
+            ["train", "--data", "DATA", "--run", "RUN", "--set", "framwork=mcr"],
+            "did you mean 'framework'",
+        ),
+        (
+            ["train", "--data", "DATA", "--run", "RUN", "--set", "batch_size=many"],
+            "train.batch_size",
+        ),
+        (["train", "--data", "DATA", "--run", "RUN", "--device", "cuda:99"], "cuda:99"),
+        (["train", "--data", "DATA", "--run", "RUN", "--resume"], "nothing to resume"),
+        (["train", "--data", "DATA", "--run", "DONE"], "--resume"),
+        (
+            [
+                "train",
+                "--data",
+                "DATA",
+                "--run",
+                "RUN",
+                "--profile",
+                "base",
+                "--set",
+                "image_weights=/no/weights",
+            ],
+            "image_weights",
+        ),
+        (
+            ["train", "--data", "DATA", "--run", "RUN", "--set", "text_weights=/no/weights"],
+            "/no/weights",
+        ),
+        (["train", "--data", "DATA"], "--run"),
+        (["train", "--bogus"], "--bogus"),
+        (["nonsense"], "nonsense"),
+        (["evaluate", "--run", "EMPTY", "--data", "DATA"], "no config.yaml"),
+        (["evaluate", "--run", "EMPTY"], "no finished run"),
+        (["evaluate", "--run", "DONE", "--data", "DATA", "--split", "tset"], "'tset'"),
+        (
+            ["evaluate", "--run", "DONE", "--data", "DATA", "--protocol", "best"],
+            "unknown protocol 'best'",
+        ),
+        (["search", "--run", "DONE", "--data", "DATA"], "either --text or --image"),
+        (["search", "--run", "DONE", "--data", "DATA", "--text", " "], "the query is empty"),
+        (["search", "--run", "DONE", "--data", "DATA", "--image", "NOWHERE"], "NOWHERE"),
+        (["search", "--run", "DONE", "--data", "DATA", "--image", "TEXTFILE"], "not"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    arguments, words, phantom, smoke_run, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "EMPTY").mkdir()
     (tmp_path / "TEXTFILE").write_text("not an image")
@@ -104,7 +176,7 @@ def test_a_mistake_is_one_line_and_status_2(arguments, words, phantom, smoke_run
 def test_progress_stays_out_of_results_even_after_notebooks_were_run(capsys):
     import ipykernel  # noqa: F401  (papermill imports it in the process that starts kernels, which is none)
 
-    from mcr_lib.progress import progress
+    from data_prep.machine import progress
 
     assert list(progress([1])) == [1]
     out, err = capsys.readouterr()
@@ -113,15 +185,19 @@ def test_progress_stays_out_of_results_even_after_notebooks_were_run(capsys):
 
 def test_import_is_cheap_and_help_needs_no_torch():
     code = "import sys, mcr_lib, mcr_lib.__main__; assert 'torch' not in sys.modules; print(mcr_lib.__all__)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert "MCRConfig" in out and "Trainer" in out
-    help_text = subprocess.run([sys.executable, "-m", "mcr_lib", "train", "--help"], capture_output=True, text=True)
+    help_text = subprocess.run(
+        [sys.executable, "-m", "mcr_lib", "train", "--help"], capture_output=True, text=True
+    )
     assert help_text.returncode == 0 and "--profile" in help_text.stdout
 
 
 def test_results_name_the_commit_that_was_loaded_not_the_one_checked_out_since(monkeypatch):
-    from mcr_lib import run_folder
+    from mcr_lib.engine import provenance
 
-    loaded = run_folder.provenance()["commit"]
-    monkeypatch.setattr(run_folder.subprocess, "run", None)  # git is not asked again
-    assert run_folder.provenance("a command")["commit"] == loaded
+    loaded = provenance.provenance()["commit"]
+    monkeypatch.setattr(provenance.subprocess, "run", None)  # git is not asked again
+    assert provenance.provenance("a command")["commit"] == loaded

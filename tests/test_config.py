@@ -15,14 +15,17 @@ def test_profiles_resolve_and_survive_a_round_trip(profile, tmp_path):
     assert read_config(tmp_path / "config.yaml") == config
 
 
-@pytest.mark.parametrize("settings, words", [
-    ({"framwork": "mcr"}, "did you mean 'framework'"),
-    ({"framework": "three-stream"}, "model.framework"),
-    ({"mask_ratio": 1.5}, "model.mask_ratio"),
-    ({"embed_dim": 101}, "not a multiple"),
-    ({"learning_rate": "fast"}, "train.learning_rate"),
-    ({"compile": "perhaps"}, "train.compile"),
-])
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"framwork": "mcr"}, "did you mean 'framework'"),
+        ({"framework": "three-stream"}, "model.framework"),
+        ({"mask_ratio": 1.5}, "model.mask_ratio"),
+        ({"embed_dim": 101}, "not a multiple"),
+        ({"learning_rate": "fast"}, "train.learning_rate"),
+        ({"compile": "perhaps"}, "train.compile"),
+    ],
+)
 def test_what_does_not_fit_is_one_line(settings, words):
     with pytest.raises(ConfigError, match=words) as error:
         resolve("demo", settings)
@@ -30,12 +33,16 @@ def test_what_does_not_fit_is_one_line(settings, words):
 
 
 def test_settings_from_the_command_line():
-    config = resolve("smoke", parse_settings(["learning_rate=3e-4", "compile=false", "steps=5", "alignment=abm"]))
+    config = resolve(
+        "smoke", parse_settings(["learning_rate=3e-4", "compile=false", "steps=5", "alignment=abm"])
+    )
     assert config.train.learning_rate == 3e-4 and config.train.compile is False
     assert config.train.steps == 5 and config.model.alignment == "abm"
     with pytest.raises(ConfigError, match="key=value"):
         parse_settings(["steps"])
-    assert resolve("demo", {"epochs": 5}).train.steps is None  # else the profile's steps would win without a word
+    assert (
+        resolve("demo", {"epochs": 5}).train.steps is None
+    )  # else the profile's steps would win without a word
     with pytest.raises(ConfigError, match="there are: smoke, demo, base"):
         resolve("huge")
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mcr_lib import cost
+from kit import cost
 
 
 def test_flops_of_a_linear_layer_with_and_without_numbers():
@@ -28,14 +28,21 @@ def test_flops_of_attention_do_not_depend_on_its_kernel():
 def test_kept_bytes_counts_each_storage_once_and_no_weights():
     layer = nn.Linear(5, 7, bias=False)
     x = torch.zeros(3, 5, requires_grad=True)
-    assert cost.kept_bytes(layer, layer, x) == 3 * 5 * 4  # the input is kept for the weight's gradient
+    assert (
+        cost.kept_bytes(layer, layer, x) == 3 * 5 * 4
+    )  # the input is kept for the weight's gradient
     assert cost.kept_bytes(layer, lambda x: layer(x) + layer(x), x) == 3 * 5 * 4
-    assert cost.kept_bytes(layer, lambda x: layer(x).exp(), x) == 3 * 5 * 4 + 3 * 7 * 4  # exp keeps its result
+    assert (
+        cost.kept_bytes(layer, lambda x: layer(x).exp(), x) == 3 * 5 * 4 + 3 * 7 * 4
+    )  # exp keeps its result
     with torch.no_grad():
         assert cost.kept_bytes(layer, layer, x) == 0
     # a backward pass frees what was kept; the next forward pass may get the same addresses, and keeps as much again
     once = cost.kept_bytes(layer, lambda: layer(x * 1).exp().sum().backward())
-    assert cost.kept_bytes(layer, lambda: [layer(x * 1).exp().sum().backward() for _ in range(3)]) == 3 * once
+    assert (
+        cost.kept_bytes(layer, lambda: [layer(x * 1).exp().sum().backward() for _ in range(3)])
+        == 3 * once
+    )
 
 
 def test_seconds_is_the_shortest_of_some_calls():

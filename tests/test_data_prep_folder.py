@@ -11,11 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_prep import folder, pack
+from data_prep import folder, pack, sources
 from data_prep.folder import DataError
 
-FINISH = dict(funnel={"rows": 5, "pairs": 3}, quarantine=[("x.jpg", "image file missing")], name="tiny", licence="MIT",
-              synthetic=True, text_policy="findings+impression", source={"command": "test"})
+FINISH = dict(
+    funnel={"rows": 5, "pairs": 3},
+    quarantine=[("x.jpg", "image file missing")],
+    name="tiny",
+    licence="MIT",
+    synthetic=True,
+    text_policy="findings+impression",
+    source={"command": "test"},
+)
 
 
 def rows(out, count=3, size=(40, 30)):
@@ -24,22 +31,43 @@ def rows(out, count=3, size=(40, 30)):
     made = []
     for i in range(count):
         Image.fromarray(np.full(size, i + 5, np.uint8)).save(out / "images" / f"{i}.png")
-        made.append({"pair_id": f"p{i}", "study_id": f"s{i}", "patient_id": f"q{i}", "image_path": f"images/{i}.png",
-                     "view": "frontal", "report": f"report {i}", "findings": f"report {i}", "impression": "",
-                     "labels": "normal", "split": folder.SPLITS[i % 3]})
+        made.append(
+            {
+                "pair_id": f"p{i}",
+                "study_id": f"s{i}",
+                "patient_id": f"q{i}",
+                "image_path": f"images/{i}.png",
+                "view": "frontal",
+                "report": f"report {i}",
+                "findings": f"report {i}",
+                "impression": "",
+                "labels": "normal",
+                "split": folder.SPLITS[i % 3],
+            }
+        )
     return made
 
 
 def test_finish_then_read(tmp_path, capsys):
     folder.finish(tmp_path, rows(tmp_path)[::-1], **FINISH)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "dataset.json", "funnel.json", "images", "manifest.parquet", "quarantine.csv"]
+        "dataset.json",
+        "funnel.json",
+        "images",
+        "manifest.parquet",
+        "quarantine.csv",
+    ]
     table = folder.read(tmp_path)
     assert list(table.columns) == folder.COLUMNS and list(table.pair_id) == ["p0", "p1", "p2"]
     about = json.loads((tmp_path / "dataset.json").read_text())
-    assert about["synthetic"] is True and about["counts"]["split"] == {"train": 1, "validate": 1, "test": 1}
+    assert about["synthetic"] is True and about["counts"]["split"] == {
+        "train": 1,
+        "validate": 1,
+        "test": 1,
+    }
     assert pd.read_csv(tmp_path / "quarantine.csv").to_dict("records") == [
-        {"path": "x.jpg", "reason": "image file missing"}]
+        {"path": "x.jpg", "reason": "image file missing"}
+    ]
     assert "-2" in capsys.readouterr().out
 
 
@@ -52,10 +80,17 @@ def test_sha256_follows_rows_and_images_not_their_order(tmp_path):
     assert folder.content_sha256(tmp_path, pd.DataFrame(made)) != first
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"pair_id": "p1"}, "pair_id twice"), ({"patient_id": "q1"}, "a patient in two splits"),
-    ({"report": " "}, "without text"), ({"split": "dev"}, "none of"), ({"view": "side"}, "none of"),
-    ({"image_path": "images/no.png"}, "missing")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pair_id": "p1"}, "pair_id twice"),
+        ({"patient_id": "q1"}, "a patient in two splits"),
+        ({"report": " "}, "without text"),
+        ({"split": "dev"}, "none of"),
+        ({"view": "side"}, "none of"),
+        ({"image_path": "images/no.png"}, "missing"),
+    ],
+)
 def test_finish_refuses_faulty_rows_and_writes_no_manifest(tmp_path, change, message):
     made = rows(tmp_path)
     made[0] |= change
@@ -102,33 +137,52 @@ def test_start_refuses_foreign_folders_and_changed_settings(tmp_path):
         folder.read(tmp_path / "other")
 
 
-@pytest.mark.parametrize(("policy", "expected"), [
-    ("findings+impression", "Clear lungs. Normal."), ("impression+findings", "Normal. Clear lungs."),
-    ("findings", "Clear lungs."), ("impression", "Normal."), ("longest", "Clear lungs.")])
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("findings+impression", "Clear lungs. Normal."),
+        ("impression+findings", "Normal. Clear lungs."),
+        ("findings", "Clear lungs."),
+        ("impression", "Normal."),
+        ("longest", "Clear lungs."),
+    ],
+)
 def test_text_policies(policy, expected):
-    assert folder.join_report(" Clear lungs.", "Normal. ", policy) == expected
-    assert folder.join_report("", "", policy) == ""
+    assert sources.join_report(" Clear lungs.", "Normal. ", policy) == expected
+    assert sources.join_report("", "", policy) == ""
     with pytest.raises(DataError, match="unknown text policy"):
-        folder.join_report("", "", "shortest")
+        sources.join_report("", "", "shortest")
 
 
 def test_split_of_is_80_10_10_and_fixed():
-    counts = pd.Series([folder.split_of(str(i)) for i in range(5000)]).value_counts(normalize=True)
+    counts = pd.Series([sources.split_of(str(i)) for i in range(5000)]).value_counts(normalize=True)
     assert abs(counts["train"] - 0.8) < 0.02 and abs(counts["test"] - 0.1) < 0.02
-    assert folder.split_of("10000032") == folder.split_of("10000032")
+    assert sources.split_of("10000032") == sources.split_of("10000032")
 
 
 @given(st.text())
 def test_view_name_is_total(text):
-    assert folder.view_name(text) in folder.VIEWS
+    assert sources.view_name(text) in folder.VIEWS
 
 
-@pytest.mark.parametrize(("text", "view"), [("AP", "frontal"), ("PA LLD", "frontal"), ("LL", "lateral"),
-                                            ("", "unknown"), ("XTABLE LATERAL", "lateral"), ("SWIMMERS", "unknown"),
-                                            ("p.a.", "frontal"), ("Thorax a.p. liegend", "frontal"),
-                                            ("seitlich", "lateral"), ("PA/LAT", "lateral"), ("PARTIAL", "unknown")])
+@pytest.mark.parametrize(
+    ("text", "view"),
+    [
+        ("AP", "frontal"),
+        ("PA LLD", "frontal"),
+        ("LL", "lateral"),
+        ("", "unknown"),
+        ("XTABLE LATERAL", "lateral"),
+        ("SWIMMERS", "unknown"),
+        ("p.a.", "frontal"),
+        ("Thorax a.p. liegend", "frontal"),
+        ("seitlich", "lateral"),
+        ("PA/LAT", "lateral"),
+        ("PARTIAL", "unknown"),
+    ],
+)
 def test_view_name(text, view):
-    assert folder.view_name(text) == view
+    assert sources.view_name(text) == view
 
 
 def test_pack_letterboxes_in_row_order(tmp_path):
@@ -137,8 +191,15 @@ def test_pack_letterboxes_in_row_order(tmp_path):
     store, table = pack.open_store(tmp_path, 16), folder.read(tmp_path)
     assert store.shape == (70, 16, 16) and store.dtype == np.uint8 and isinstance(store, np.memmap)
     assert [int(image[8, 8]) for image in store] == [int(pair[1:]) + 5 for pair in table.pair_id]
-    assert (store[:, :, [0, -1]] == 0).all() and (store[:, 0, 8] > 0).all()  # 40 × 30: black left and right
-    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [".lock", "16.json", "16.npy", "16.rows"]
+    assert (store[:, :, [0, -1]] == 0).all() and (
+        store[:, 0, 8] > 0
+    ).all()  # 40 × 30: black left and right
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [
+        ".lock",
+        "16.json",
+        "16.npy",
+        "16.rows",
+    ]
 
 
 def test_pack_resumes_after_an_interruption(tmp_path, monkeypatch):
@@ -166,9 +227,13 @@ def test_a_store_of_data_that_have_grown_reads_only_new_and_changed_images(tmp_p
     made = rows(tmp_path, 70)
     folder.finish(tmp_path, made[:66], **FINISH)
     pack.pack(tmp_path, 16)
-    Image.new("L", (30, 40), 200).save(tmp_path / made[3]["image_path"])  # another image under the same name
+    Image.new("L", (30, 40), 200).save(
+        tmp_path / made[3]["image_path"]
+    )  # another image under the same name
     read, seen = pack.read_gray, []
-    monkeypatch.setattr(pack, "read_gray", lambda path, size: seen.append(Path(path).name) or read(path, size))
+    monkeypatch.setattr(
+        pack, "read_gray", lambda path, size: seen.append(Path(path).name) or read(path, size)
+    )
     folder.finish(tmp_path, made[::-1], **FINISH)
     pack.pack(tmp_path, 16)
     assert sorted(seen) == sorted(Path(row["image_path"]).name for row in [made[3], *made[66:]])
@@ -188,7 +253,9 @@ def test_stale_store_and_full_disk_are_refused(tmp_path, monkeypatch):
         pack.open_store(tmp_path, 16)
     pack.pack(tmp_path, 16)
     assert len(pack.open_store(tmp_path, 16)) == 2
-    monkeypatch.setattr(pack.shutil, "disk_usage", lambda path: pack.shutil._ntuple_diskusage(1, 1, 0))
+    monkeypatch.setattr(
+        pack.shutil, "disk_usage", lambda path: pack.shutil._ntuple_diskusage(1, 1, 0)
+    )
     with pytest.raises(DataError, match=r"needs .* GB"):
         pack.pack(tmp_path, 32)
     assert not list((tmp_path / "store").glob("32*"))

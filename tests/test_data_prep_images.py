@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from data_prep import images
-from data_prep.folder import Funnel
+from data_prep import images, machine
 from data_prep.images import ImageError
+from data_prep.sources import Funnel
 
 RAMP = np.linspace(0, 1, 64)[None].repeat(48, 0)  # black left, white right
 
@@ -38,7 +38,9 @@ def write_dicom(path, pixels, photometric="MONOCHROME2", bits=16, **tags):
 @pytest.mark.parametrize("mode", ["L", "RGB", "1", "P", "LA", "I;16", "F"])
 def test_any_mode_becomes_8_bit_gray(tmp_path, mode):
     if mode == "I;16":
-        image = Image.fromarray((RAMP * 4095).astype(np.uint16))  # 12 bits in 16: Pillow's convert would clip
+        image = Image.fromarray(
+            (RAMP * 4095).astype(np.uint16)
+        )  # 12 bits in 16: Pillow's convert would clip
     elif mode == "F":
         image = Image.fromarray((RAMP * 1e4).astype(np.float32))
     else:
@@ -50,20 +52,31 @@ def test_any_mode_becomes_8_bit_gray(tmp_path, mode):
     assert gray[:, :4].mean() < 20 and gray[:, -4:].mean() > 235
 
 
-@pytest.mark.parametrize(("photometric", "bits", "tags"), [
-    ("MONOCHROME2", 16, {}), ("MONOCHROME2", 8, {}), ("MONOCHROME1", 16, {}), ("MONOCHROME1", 8, {}),
-    ("MONOCHROME2", 16, {"WindowCenter": 2048, "WindowWidth": 4096}),
-    ("MONOCHROME1", 16, {"WindowCenter": 2048, "WindowWidth": 4096}),
-    ("MONOCHROME2", 16, {"RescaleSlope": 2, "RescaleIntercept": -1000})])
+@pytest.mark.parametrize(
+    ("photometric", "bits", "tags"),
+    [
+        ("MONOCHROME2", 16, {}),
+        ("MONOCHROME2", 8, {}),
+        ("MONOCHROME1", 16, {}),
+        ("MONOCHROME1", 8, {}),
+        ("MONOCHROME2", 16, {"WindowCenter": 2048, "WindowWidth": 4096}),
+        ("MONOCHROME1", 16, {"WindowCenter": 2048, "WindowWidth": 4096}),
+        ("MONOCHROME2", 16, {"RescaleSlope": 2, "RescaleIntercept": -1000}),
+    ],
+)
 def test_dicom(tmp_path, photometric, bits, tags):
     values = RAMP if photometric == "MONOCHROME2" else 1 - RAMP  # MONOCHROME1: low is white
-    path = write_dicom(tmp_path / "image.dcm", values * (4095 if bits == 16 else 255), photometric, bits, **tags)
+    path = write_dicom(
+        tmp_path / "image.dcm", values * (4095 if bits == 16 else 255), photometric, bits, **tags
+    )
     gray = np.asarray(images.read_gray(path)).astype(float)
     assert np.abs(gray - RAMP * 255).max() < 5
 
 
 def test_dicom_window_selects_the_range(tmp_path):
-    path = write_dicom(tmp_path / "noname", RAMP * 4095, WindowCenter=1024, WindowWidth=1024)  # known by its bytes
+    path = write_dicom(
+        tmp_path / "noname", RAMP * 4095, WindowCenter=1024, WindowWidth=1024
+    )  # known by its bytes
     gray = np.asarray(images.read_gray(path))
     assert (gray[:, :5] == 0).all() and (gray[:, 32:] == 255).all()
 
@@ -74,8 +87,14 @@ def test_bad_files_have_a_reason(tmp_path, damage):
     Image.effect_noise((200, 200), 50).save(tmp_path / "good.jpg")
     good = (tmp_path / "good.jpg").read_bytes()
     if damage != "missing":
-        path.write_bytes({"truncated": good[:len(good) // 2], "text": b"hello", "empty": b"",
-                          "dicom": b"\0" * 128 + b"DICM" + good}[damage])
+        path.write_bytes(
+            {
+                "truncated": good[: len(good) // 2],
+                "text": b"hello",
+                "empty": b"",
+                "dicom": b"\0" * 128 + b"DICM" + good,
+            }[damage]
+        )
     with pytest.raises(ImageError, match="missing" if damage == "missing" else "not readable"):
         images.read_gray(path)
     name, reason = images.store(path, tmp_path / "out" / "x", 512)
@@ -88,8 +107,12 @@ def test_store_copies_what_is_fine_and_shrinks_the_rest(tmp_path):
     small.save(tmp_path / "small.png")
     Image.effect_noise((3000, 2000), 50).save(tmp_path / "large.jpg")
     small.convert("RGB").save(tmp_path / "colour.png")
-    for source, target, size in [("small.jpg", "a.jpg", (300, 200)), ("small.png", "b.png", (300, 200)),
-                                 ("large.jpg", "c.jpg", (384, 256)), ("colour.png", "d.jpg", (300, 200))]:
+    for source, target, size in [
+        ("small.jpg", "a.jpg", (300, 200)),
+        ("small.png", "b.png", (300, 200)),
+        ("large.jpg", "c.jpg", (384, 256)),
+        ("colour.png", "d.jpg", (300, 200)),
+    ]:
         assert images.store(tmp_path / source, tmp_path / target[0], 256) == (target, "")
         with Image.open(tmp_path / target) as image:
             assert (image.mode, image.size) == ("L", size)
@@ -132,26 +155,37 @@ def test_letterbox_keeps_the_aspect_ratio():
 
 def test_several_processes_give_the_order_of_one(tmp_path):
     jobs = [(i, 3) for i in range(600)]
-    assert list(images.each(pow, jobs, 2, "pow")) == [i ** 3 for i in range(600)]
+    assert list(images.each(pow, jobs, 2, "pow")) == [i**3 for i in range(600)]
 
 
 def test_store_all_quarantines_by_origin(tmp_path):
     Image.new("L", (64, 64)).save(tmp_path / "good.png")
     funnel = Funnel()
-    table = pd.DataFrame({"file": [tmp_path / "good.png", tmp_path / "no.png"], "target": ["p1/good", "p1/no"],
-                          "origin": ["good.png", "no.png"]})
+    table = pd.DataFrame(
+        {
+            "file": [tmp_path / "good.png", tmp_path / "no.png"],
+            "target": ["p1/good", "p1/no"],
+            "origin": ["good.png", "no.png"],
+        }
+    )
     kept = images.store_all(table, tmp_path / "out", 64, 1, funnel)
     assert list(kept.image_path) == ["images/p1/good.png"]
     assert funnel.quarantine == [("no.png", f"image file missing: {tmp_path / 'no.png'}")]
     assert list(funnel.steps.values()) == [1]
 
 
-@pytest.mark.parametrize("syntax", ["JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless", "RLELossless"])
+@pytest.mark.parametrize(
+    "syntax", ["JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless", "RLELossless"]
+)
 def test_compressed_dicom_gives_the_pixels_of_the_uncompressed(tmp_path, syntax):
     import gdcm
 
     write_dicom(tmp_path / "plain.dcm", RAMP * 4095, "MONOCHROME2")
-    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader, change, writer = (
+        gdcm.ImageReader(),
+        gdcm.ImageChangeTransferSyntax(),
+        gdcm.ImageWriter(),
+    )
     reader.SetFileName(str(tmp_path / "plain.dcm"))
     assert reader.Read()
     change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
@@ -161,7 +195,9 @@ def test_compressed_dicom_gives_the_pixels_of_the_uncompressed(tmp_path, syntax)
     writer.SetFile(reader.GetFile())
     writer.SetImage(change.GetOutput())
     assert writer.Write()
-    plain, compressed = (np.asarray(images.read_gray(tmp_path / name)) for name in ("plain.dcm", "compressed.dcm"))
+    plain, compressed = (
+        np.asarray(images.read_gray(tmp_path / name)) for name in ("plain.dcm", "compressed.dcm")
+    )
     assert (plain == compressed).all()
 
 
@@ -182,4 +218,4 @@ def test_a_corrected_image_is_stored_again_and_an_old_one_is_not(tmp_path):
 
 def test_where_the_system_does_not_say_the_cores_are_the_machines(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # macOS has none
-    assert images.cores() == os.cpu_count()
+    assert machine.cores() == os.cpu_count()

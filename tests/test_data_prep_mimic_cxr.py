@@ -22,25 +22,38 @@ IMAGES = [
     ("10000764", "50000004", "b2", "validate", "", "", "CHEST (PORTABLE AP)"),
     ("10000764", "50000004", "b3", "validate", "", "", "CHEST (PA AND LAT)"),
     ("11000000", "50000005", "c1", "test", "AP", "", ""),
-    ("11000000", "50000006", "c2", "test", "PA", "", ""),       # image without a report
-    ("11000000", "50000007", "c3", "test", "PA", "", ""),       # truncated image
-    ("11000000", "50000008", "c4", "test", "PA", "", ""),       # image file missing
+    ("11000000", "50000006", "c2", "test", "PA", "", ""),  # image without a report
+    ("11000000", "50000007", "c3", "test", "PA", "", ""),  # truncated image
+    ("11000000", "50000008", "c4", "test", "PA", "", ""),  # image file missing
     ("11000000", "50000009", "c5", "test", "LAO", "", ""),
 ]
 REPORTS = {
     ("10000032", "50000001"): "    FINAL REPORT\n FINDINGS:\n Clear ___.\n\n IMPRESSION: Normal.",
     ("10000032", "50000002"): "Findings: Edema.\nimpression: Worse.",
-    ("10000764", "50000003"): " WET READ: ___\n Collapse.\n\n   FINAL REPORT\n FINDINGS/IMPRESSION: Small effusion.",
-    ("10000764", "50000004"): "   FINAL REPORT\n PORTABLE CHEST\n\n The tube ends above the carina.",
-    ("11000000", "50000005"): " INDICATION: ___",               # no usable text
+    (
+        "10000764",
+        "50000003",
+    ): " WET READ: ___\n Collapse.\n\n   FINAL REPORT\n FINDINGS/IMPRESSION: Small effusion.",
+    (
+        "10000764",
+        "50000004",
+    ): "   FINAL REPORT\n PORTABLE CHEST\n\n The tube ends above the carina.",
+    ("11000000", "50000005"): " INDICATION: ___",  # no usable text
     ("11000000", "50000007"): " IMPRESSION: Broken image.",
     ("11000000", "50000008"): " IMPRESSION: Missing image.",
     ("11000000", "50000009"): " IMPRESSION: Oblique.",
     ("12000000", "50000010"): " IMPRESSION: A study without images.",
 }
-LEFT_OUT = {"a2": "view is lateral", "b3": "view position missing", "c1": "no text by the policy findings+impression",
-            "c2": "report file missing", "c3": "image not readable", "c4": "image file missing",
-            "c5": "view is unknown: LAO", "s50000010": "report without an image"}
+LEFT_OUT = {
+    "a2": "view is lateral",
+    "b3": "view position missing",
+    "c1": "no text by the policy findings+impression",
+    "c2": "report file missing",
+    "c3": "image not readable",
+    "c4": "image file missing",
+    "c5": "view is unknown: LAO",
+    "s50000010": "report without an image",
+}
 
 
 @pytest.fixture
@@ -49,22 +62,38 @@ def root(tmp_path):
     for subject, study, dicom, *_ in IMAGES:
         place = tmp_path / "jpg" / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study}"
         place.mkdir(parents=True, exist_ok=True)
-        noise = np.random.default_rng(int(study) + ord(dicom[1])).integers(0, 255, (90, 70), np.uint8)
+        noise = np.random.default_rng(int(study) + ord(dicom[1])).integers(
+            0, 255, (90, 70), np.uint8
+        )
         Image.fromarray(noise).resize((700, 900)).save(place / f"{dicom}.jpg")
         if dicom == "c3":
             (place / "c3.jpg").write_bytes((place / "c3.jpg").read_bytes()[:2000])
         if dicom == "c4":
             (place / "c4.jpg").unlink()
-    columns = ["subject_id", "study_id", "dicom_id", "split", "ViewPosition", "ViewCodeSequence_CodeMeaning",
-               "PerformedProcedureStepDescription"]
+    columns = [
+        "subject_id",
+        "study_id",
+        "dicom_id",
+        "split",
+        "ViewPosition",
+        "ViewCodeSequence_CodeMeaning",
+        "PerformedProcedureStepDescription",
+    ]
     table = pd.DataFrame(IMAGES, columns=columns)
     stem = str(tmp_path / "jpg" / "mimic-cxr-2.0.0-")
-    table[["dicom_id", "study_id", "subject_id", "split"]].to_csv(f"{stem}split.csv.gz", index=False)
+    table[["dicom_id", "study_id", "subject_id", "split"]].to_csv(
+        f"{stem}split.csv.gz", index=False
+    )
     table.drop(columns="split").to_csv(f"{stem}metadata.csv.gz", index=False)
-    pd.DataFrame([["10000032", "50000001", 1.0, None, None], ["10000032", "50000002", None, 1.0, 1.0],
-                  ["10000764", "50000003", None, -1.0, 0.0], ["10000764", "50000004", 1.0, None, 1.0]],
-                 columns=["subject_id", "study_id", "No Finding", "Edema", "Support Devices"],
-                 ).to_csv(f"{stem}chexpert.csv.gz", index=False)
+    pd.DataFrame(
+        [
+            ["10000032", "50000001", 1.0, None, None],
+            ["10000032", "50000002", None, 1.0, 1.0],
+            ["10000764", "50000003", None, -1.0, 0.0],
+            ["10000764", "50000004", 1.0, None, 1.0],
+        ],
+        columns=["subject_id", "study_id", "No Finding", "Edema", "Support Devices"],
+    ).to_csv(f"{stem}chexpert.csv.gz", index=False)
     for (subject, study), text in REPORTS.items():
         place = tmp_path / "txt" / "files" / f"p{subject[:2]}" / f"p{subject}"
         place.mkdir(parents=True, exist_ok=True)
@@ -74,23 +103,54 @@ def root(tmp_path):
 
 def run(root, out, *options, reports="txt"):
     """The command, in this process → exit status."""
-    return main(["mimic-cxr", "--jpg-root", str(root / "jpg"), "--reports-root", str(root / reports), "--out", str(out),
-                 "--size", "64", "--store-size", "32", "--processes", "1", *options])
+    return main(
+        [
+            "mimic-cxr",
+            "--jpg-root",
+            str(root / "jpg"),
+            "--reports-root",
+            str(root / reports),
+            "--out",
+            str(out),
+            "--size",
+            "64",
+            "--store-size",
+            "32",
+            "--processes",
+            "1",
+            *options,
+        ]
+    )
 
 
 def tree(out: Path) -> dict:
     """What is in a finished folder: every file's bytes. `store/*.rows` holds when each image was written."""
-    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*")
-            if path.is_file() and "parts" not in path.parts and path.name != ".lock" and path.suffix != ".rows"}
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file()
+        and "parts" not in path.parts
+        and path.name != ".lock"
+        and path.suffix != ".rows"
+    }
 
 
 def test_rows_sections_labels_and_official_split(root):
     assert run(root, root / "out") == 0
     table = folder.read(root / "out").set_index("pair_id")
     assert dict(table.split) == {"a1": "train", "a3": "train", "b1": "validate", "b2": "validate"}
-    assert dict(table.report) == {"a1": "Clear ___. Normal.", "a3": "Edema. Worse.", "b1": "Small effusion.",
-                                  "b2": "The tube ends above the carina."}
-    assert dict(table.labels) == {"a1": "normal", "a3": "edema|support_devices", "b1": "", "b2": "support_devices"}
+    assert dict(table.report) == {
+        "a1": "Clear ___. Normal.",
+        "a3": "Edema. Worse.",
+        "b1": "Small effusion.",
+        "b2": "The tube ends above the carina.",
+    }
+    assert dict(table.labels) == {
+        "a1": "normal",
+        "a3": "edema|support_devices",
+        "b1": "",
+        "b2": "support_devices",
+    }
     assert set(table["view"]) == {"frontal"} and table.image_path["b1"] == "images/p10/b1.jpg"
     with Image.open(root / "out" / table.image_path["a1"]) as image:
         assert (image.mode, image.size) == ("L", (64, 82))
@@ -101,7 +161,9 @@ def test_everything_left_out_is_named(root):
     assert run(root, root / "out") == 0
     left_out = pd.read_csv(root / "out" / "quarantine.csv")
     found = {Path(path).stem: reason for path, reason in left_out.itertuples(index=False)}
-    found |= {name: found[name].split(":")[0] for name in ("c3", "c4")}  # the decoder's words, or the path, follow
+    found |= {
+        name: found[name].split(":")[0] for name in ("c3", "c4")
+    }  # the decoder's words, or the path, follow
     assert found == LEFT_OUT
     steps = folder.read_json(root / "out" / "funnel.json")
     assert list(steps.values()) == [11, 8, 7, 6, 4]
@@ -111,8 +173,14 @@ def test_everything_left_out_is_named(root):
 def test_all_views(root):
     assert run(root, root / "out", "--views", "all") == 0
     assert dict(folder.read(root / "out").set_index("pair_id")["view"]) == {
-        "a1": "frontal", "a2": "lateral", "a3": "frontal", "b1": "frontal", "b2": "frontal", "b3": "unknown",
-        "c5": "unknown"}
+        "a1": "frontal",
+        "a2": "lateral",
+        "a3": "frontal",
+        "b1": "frontal",
+        "b2": "frontal",
+        "b3": "unknown",
+        "c5": "unknown",
+    }
 
 
 def test_reports_from_the_zip_are_the_same(root):
@@ -167,14 +235,21 @@ def test_plain_run_takes_over_from_shards(root):
 
 
 def test_official_sections_and_text_policy(root):
-    pd.DataFrame([["s50000001", "I one.", "F one.", None, None], ["s50000002", None, None, "Last\n paragraph.", "x"],
-                  ["s50000003", "I three.", None, None, None]],
-                 columns=["study", "impression", "findings", "last_paragraph", "comparison"],
-                 ).to_csv(root / "sectioned.csv", index=False)
+    pd.DataFrame(
+        [
+            ["s50000001", "I one.", "F one.", None, None],
+            ["s50000002", None, None, "Last\n paragraph.", "x"],
+            ["s50000003", "I three.", None, None, None],
+        ],
+        columns=["study", "impression", "findings", "last_paragraph", "comparison"],
+    ).to_csv(root / "sectioned.csv", index=False)
     options = ("--sections-csv", str(root / "sectioned.csv"))
     assert run(root, root / "a", *options) == 0
     assert dict(folder.read(root / "a").set_index("pair_id").report) == {
-        "a1": "F one. I one.", "a3": "Last paragraph.", "b1": "I three."}
+        "a1": "F one. I one.",
+        "a3": "Last paragraph.",
+        "b1": "I three.",
+    }
     assert run(root, root / "b", *options, "--text-policy", "findings") == 0
     assert list(folder.read(root / "b").pair_id) == ["a1", "a3"]
     assert folder.read_json(root / "b" / "dataset.json")["text_policy"] == "findings"
@@ -187,10 +262,19 @@ def test_without_label_tables_labels_are_empty(root, capsys):
     assert "labels stay empty" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("position", "code", "description", "view"), [
-    ("PA", "lateral", "", "frontal"), ("LL", "", "", "lateral"), ("", "postero-anterior", "", "frontal"),
-    ("", "left lateral", "CHEST (PORTABLE AP)", "lateral"), ("", "", "CHEST (PORTABLE AP)", "frontal"),
-    ("", "", "CHEST (PA AND LAT)", "unknown"), ("", "", "", "unknown"), ("LAO", "", "CHEST (AP)", "unknown")])
+@pytest.mark.parametrize(
+    ("position", "code", "description", "view"),
+    [
+        ("PA", "lateral", "", "frontal"),
+        ("LL", "", "", "lateral"),
+        ("", "postero-anterior", "", "frontal"),
+        ("", "left lateral", "CHEST (PORTABLE AP)", "lateral"),
+        ("", "", "CHEST (PORTABLE AP)", "frontal"),
+        ("", "", "CHEST (PA AND LAT)", "unknown"),
+        ("", "", "", "unknown"),
+        ("LAO", "", "CHEST (AP)", "unknown"),
+    ],
+)
 def test_view_of(position, code, description, view):
     assert mimic_cxr.view_of(position, code, description)[0] == view
 
@@ -216,15 +300,22 @@ def damage(root, what):
     return []
 
 
-@pytest.mark.parametrize(("what", "message"), [
-    ("no split table", "mimic-cxr-2.0.0-split.csv.gz is missing: it comes with MIMIC-CXR-JPG"),
-    ("truncated table", "split.csv.gz is not a readable table"), ("missing column", "lacks the column(s) split"),
-    ("wrong jpg root", "has no folder files/"), ("wrong reports root", "has neither files/ nor mimic-cxr-reports.zip"),
-    ("bad zip", "is not a readable zip"), ("bad shard", "--shard 4/3: give I/N")])
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("no split table", "mimic-cxr-2.0.0-split.csv.gz is missing: it comes with MIMIC-CXR-JPG"),
+        ("truncated table", "split.csv.gz is not a readable table"),
+        ("missing column", "lacks the column(s) split"),
+        ("wrong jpg root", "has no folder files/"),
+        ("wrong reports root", "has neither files/ nor mimic-cxr-reports.zip"),
+        ("bad zip", "is not a readable zip"),
+        ("bad shard", "--shard 4/3: give I/N"),
+    ],
+)
 def test_errors_are_one_line_and_write_nothing(root, capsys, what, message):
     assert run(root, root / "out", *damage(root, what)) == 2
     error = capsys.readouterr().err.strip()
-    assert message in error and error.startswith("error: ") and "\n" not in error
+    assert message in error and error.startswith("data_prep: ") and "\n" not in error
     assert not (root / "out").exists()
 
 
@@ -234,7 +325,9 @@ def test_full_target(root, capsys, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", full)
     assert run(root, root / "out") == 2
-    assert "No space left on device; run again to resume" in capsys.readouterr().err
-    assert [path for path in (root / "out").rglob("*") if path.is_file()] == [root / "out" / "building.json"]
+    assert "No space left on device" in capsys.readouterr().err
+    assert [path for path in (root / "out").rglob("*") if path.is_file()] == [
+        root / "out" / "building.json"
+    ]
     monkeypatch.undo()
     assert run(root, root / "out") == 0

@@ -12,9 +12,18 @@ from data_prep import folder, openi
 from data_prep.__main__ import main
 
 STUDIES = {  # uid: (findings, impression, MeSH, image names)
-    1: ("Lungs are clear.", "Normal chest.", ["normal"], ["CXR1_1_IM-0001-3001", "CXR1_1_IM-0001-4001"]),
-    2: ("", "Left  base\n opacity.", ["Opacity/lung/base/left", "Cardiomegaly/mild", "Lung/hypoinflation"],
-        ["CXR2_IM-0652-1001"]),
+    1: (
+        "Lungs are clear.",
+        "Normal chest.",
+        ["normal"],
+        ["CXR1_1_IM-0001-3001", "CXR1_1_IM-0001-4001"],
+    ),
+    2: (
+        "",
+        "Left  base\n opacity.",
+        ["Opacity/lung/base/left", "Cardiomegaly/mild", "Lung/hypoinflation"],
+        ["CXR2_IM-0652-1001"],
+    ),
     3: ("", "", ["No Indexing"], ["CXR3_IM-1384-1001"]),
     4: ("No image here.", "None.", ["normal"], []),
     5: ("Its image is broken.", "", ["normal"], ["CXR5_IM-2117-1001", "CXR5_IM-2117-1003002"]),
@@ -37,30 +46,58 @@ def write_trees(root: Path) -> None:
         (root / "xml" / f"{uid}.xml").write_text(
             f'<eCitation><uId id="CXR{uid}"/><AbstractText Label="FINDINGS">{findings}</AbstractText>'
             f'<AbstractText Label="IMPRESSION">{impression}</AbstractText><AbstractText Label="INDICATION"/>'
-            f'<MeSH>{"".join(f"<major>{term}</major>" for term in mesh)}</MeSH>'
-            f'{"".join(f"""<parentImage id="{name}"/>""" for name in names)}</eCitation>')
+            f"<MeSH>{''.join(f'<major>{term}</major>' for term in mesh)}</MeSH>"
+            f'{"".join(f"""<parentImage id="{name}"/>""" for name in names)}</eCitation>'
+        )
         reports.append([uid, ";".join(mesh), findings, impression])
-        projections += [[uid, kaggle_name(name), VIEWS[len(projections) + i]] for i, name in enumerate(names)]
+        projections += [
+            [uid, kaggle_name(name), VIEWS[len(projections) + i]] for i, name in enumerate(names)
+        ]
         for name in names:
             image = Image.fromarray(np.full((600, 800), uid * 20, np.uint8))
             image.save(root / "png" / f"{name}.png")
             image.save(root / "kaggle" / kaggle_name(name))
-    for path in (root / "png" / "CXR5_IM-2117-1001.png", root / "kaggle" / "5_IM-2117-1001.dcm.png"):
+    for path in (
+        root / "png" / "CXR5_IM-2117-1001.png",
+        root / "kaggle" / "5_IM-2117-1001.dcm.png",
+    ):
         path.write_bytes(path.read_bytes()[:300])
     (root / "png" / "CXR5_IM-2117-1003002.png").unlink()
     (root / "kaggle" / "5_IM-2117-1003002.dcm.png").unlink()
-    for place, name in [("png", "CXR99_IM-0001-1001.png"), ("kaggle", "99_IM-0001-1001.dcm.png"),
-                        ("png", "Thumbs.png"), ("kaggle", "Thumbs.png")]:
+    for place, name in [
+        ("png", "CXR99_IM-0001-1001.png"),
+        ("kaggle", "99_IM-0001-1001.dcm.png"),
+        ("png", "Thumbs.png"),
+        ("kaggle", "Thumbs.png"),
+    ]:
         Image.new("L", (600, 600)).save(root / place / name)
     (root / "xml" / "6.xml").write_text("<eCitation>")
-    pd.DataFrame(reports, columns=["uid", "MeSH", "findings", "impression"]).to_csv(root / "reports.csv", index=False)
-    pd.DataFrame(projections, columns=["uid", "filename", "projection"]).to_csv(root / "projections.csv", index=False)
+    pd.DataFrame(reports, columns=["uid", "MeSH", "findings", "impression"]).to_csv(
+        root / "reports.csv", index=False
+    )
+    pd.DataFrame(projections, columns=["uid", "filename", "projection"]).to_csv(
+        root / "projections.csv", index=False
+    )
 
 
 def run(root, out, *options, reports="xml", images="png"):
     """The command, in this process → exit status."""
-    return main(["openi", "--reports", str(root / reports), "--images", str(root / images),
-                 "--projections", str(root / "projections.csv"), "--out", str(out), "--processes", "1", *options])
+    return main(
+        [
+            "openi",
+            "--reports",
+            str(root / reports),
+            "--images",
+            str(root / images),
+            "--projections",
+            str(root / "projections.csv"),
+            "--out",
+            str(out),
+            "--processes",
+            "1",
+            *options,
+        ]
+    )
 
 
 def test_both_layouts_give_the_same_rows(tmp_path):
@@ -83,11 +120,14 @@ def test_what_is_left_out_is_named(tmp_path):
     left_out = dict(pd.read_csv(tmp_path / "out" / "quarantine.csv").itertuples(index=False))
     assert left_out.pop("CXR5_IM-2117-1001.png").startswith("image not readable")
     assert left_out == {
-        "6.xml": "not a readable Open-i report", "Thumbs.png": "not named as an Open-i image",
-        "CXR99_IM-0001-1001.png": "image without a report", "CXR4": "report without an image",
+        "6.xml": "not a readable Open-i report",
+        "Thumbs.png": "not named as an Open-i image",
+        "CXR99_IM-0001-1001.png": "image without a report",
+        "CXR4": "report without an image",
         "CXR5_IM-2117-1003002": "named by a report or the projections, but not among the images",
         "CXR3_IM-1384-1001.png": "no text by the policy findings+impression",
-        "CXR1_1_IM-0001-3001.png": "view is lateral"}
+        "CXR1_1_IM-0001-3001.png": "view is lateral",
+    }
     funnel = folder.read_json(tmp_path / "out" / "funnel.json")
     assert list(funnel.values()) == [5, 4, 6, 5, 4, 3, 2]
 
@@ -100,8 +140,16 @@ def test_without_projections_the_view_is_unknown(tmp_path, capsys):
     assert "every view is 'unknown'" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["CXR1_1_IM-0001-3001.png", "1_IM-0001-3001.dcm.png", "CXR1_IM-0001-3001.jpg",
-                                  "1_IM-0001-3001.dcm", "CXR1_1_IM-0001-3001"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CXR1_1_IM-0001-3001.png",
+        "1_IM-0001-3001.dcm.png",
+        "CXR1_IM-0001-3001.jpg",
+        "1_IM-0001-3001.dcm",
+        "CXR1_1_IM-0001-3001",
+    ],
+)
 def test_one_key_for_all_spellings(name):
     assert openi.image_key(name) == "CXR1_IM-0001-3001"
 
@@ -112,14 +160,30 @@ def test_real_collection(tmp_path, record_property):
     if not root:
         pytest.skip("MCR_OPENI is not set: the path of a folder with the real Open-i collection")
     root, out = Path(root), tmp_path / "openi"
-    assert main(["openi", "--reports", str(root / "ecgen-radiology"), "--images", str(root / "images"),
-                 "--projections", str(root / "indiana_projections.csv"), "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "openi",
+                "--reports",
+                str(root / "ecgen-radiology"),
+                "--images",
+                str(root / "images"),
+                "--projections",
+                str(root / "indiana_projections.csv"),
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     ours = folder.read(out).set_index("pair_id")
     expected = pd.read_csv(root / "expected_manifest.csv", keep_default_na=False)
     expected = expected.set_index(expected.orig_image_id.map(openi.image_key)).loc[ours.index]
     assert len(ours) == 6308
-    agreement = {column: float((ours[column] == expected[column]).mean())
-                 for column in ("study_id", "view", "findings", "impression", "labels")}
+    agreement = {
+        column: float((ours[column] == expected[column]).mean())
+        for column in ("study_id", "view", "findings", "impression", "labels")
+    }
     print(agreement)  # numbers only: the texts stay where they are
     assert set(agreement.values()) == {1.0}
     left_out = folder.read_json(out / "dataset.json")["left_out"]
@@ -135,7 +199,9 @@ def test_real_kaggle_layout_agrees_where_it_has_the_study(tmp_path):
     from_csv = openi.read_csv(Path(root) / "indiana_reports.csv")
     from_xml = openi.read_xml(Path(root) / "ecgen-radiology", [])
     assert len(from_csv) == 3274 and set(from_csv) <= set(from_xml)
-    same = [all(study[section] == from_xml[uid][section] for section in ("findings", "impression"))
-            and openi.labels_of(study["mesh"]) == openi.labels_of(from_xml[uid]["mesh"])
-            for uid, study in from_csv.items()]
+    same = [
+        all(study[section] == from_xml[uid][section] for section in ("findings", "impression"))
+        and openi.labels_of(study["mesh"]) == openi.labels_of(from_xml[uid]["mesh"])
+        for uid, study in from_csv.items()
+    ]
     assert np.mean(same) == 1.0

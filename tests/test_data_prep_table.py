@@ -8,14 +8,17 @@ import pytest
 from PIL import Image
 from test_data_prep_images import RAMP, write_dicom
 
-from data_prep import folder, images
+from data_prep import folder, images, sources
 from data_prep.__main__ import main
 
-ROWS = pd.DataFrame({
-    "image": ["a.png", "b.dcm", "sub/a.png", "", "a.png", "a.png", "no.png"],
-    "report": ["Clear  lungs.", "Edema.", "Normal.", "x y", " ", "No patient.", "No image."],
-    "patient_id": ["1", "2", "1", "3", "4", "", "5"],
-    "view": ["PA", "", "lateral", "", "", "", ""]})
+ROWS = pd.DataFrame(
+    {
+        "image": ["a.png", "b.dcm", "sub/a.png", "", "a.png", "a.png", "no.png"],
+        "report": ["Clear  lungs.", "Edema.", "Normal.", "x y", " ", "No patient.", "No image."],
+        "patient_id": ["1", "2", "1", "3", "4", "", "5"],
+        "view": ["PA", "", "lateral", "", "", "", ""],
+    }
+)
 
 
 @pytest.fixture
@@ -34,26 +37,41 @@ def run(root, table, *options, name="table.csv"):
     if name.endswith("parquet"):
         table.to_parquet(path)
     else:
-        table.to_csv(path, index=False, sep="\t" if ".tsv" in name else ";" if name.startswith("excel") else ",")
+        table.to_csv(
+            path,
+            index=False,
+            sep="\t" if ".tsv" in name else ";" if name.startswith("excel") else ",",
+        )
     return main(["csv", "--table", str(path), "--out", str(root / "out"), *options])
 
 
-@pytest.mark.parametrize("name", ["table.csv", "table.tsv", "table.csv.gz", "table.parquet", "excel.csv"])
+@pytest.mark.parametrize(
+    "name", ["table.csv", "table.tsv", "table.csv.gz", "table.parquet", "excel.csv"]
+)
 def test_rows_and_quarantine(pictures, name):
     assert run(pictures, ROWS, name=name) == 0
     table = folder.read(pictures / "out").sort_values("report", ignore_index=True)
     assert list(table.report) == ["Clear lungs.", "Edema.", "Normal."]
     assert list(table["view"]) == ["frontal", "unknown", "lateral"]
     assert [path.split("_")[1] for path in table.image_path] == ["a.png", "b.jpg", "a.png"]
-    assert list(table.split) == [folder.split_of(patient) for patient in "121"] and table.study_id.nunique() == 3
+    assert (
+        list(table.split) == [sources.split_of(patient) for patient in "121"]
+        and table.study_id.nunique() == 3
+    )
     left_out = pd.read_csv(pictures / "out" / "quarantine.csv", keep_default_na=False)
-    assert sorted(reason.split(":")[0] for reason in left_out.reason) == \
-        ["image file missing", "no image path", "no patient_id", "no text"]
+    assert sorted(reason.split(":")[0] for reason in left_out.reason) == [
+        "image file missing",
+        "no image path",
+        "no patient_id",
+        "no text",
+    ]
     gray = np.asarray(Image.open(pictures / "out" / table.image_path[1])).astype(int)
     assert gray.shape == RAMP.shape and gray[:, 0].mean() < 10 and gray[:, -1].mean() > 245
 
 
-def test_a_table_that_grows_shrinks_and_turns_is_read_again_but_not_its_images(pictures, monkeypatch, capsys):
+def test_a_table_that_grows_shrinks_and_turns_is_read_again_but_not_its_images(
+    pictures, monkeypatch, capsys
+):
     assert run(pictures, ROWS[:2]) == 0
     before = folder.read(pictures / "out").set_index("pair_id")
     stored, opened = images.store, []
@@ -69,16 +87,27 @@ def test_a_table_that_grows_shrinks_and_turns_is_read_again_but_not_its_images(p
     assert opened == ["a.png"] and len(after) == 4 and after.image_path.nunique() == 3
     assert before.image_path.isin(after.image_path).all()
     assert list(after.loc[before.index[before.report == "Edema."]].report) == ["Edema."]
-    assert run(pictures, ROWS[1:2]) == 0  # patients who are no longer in the table leave no image behind
+    assert (
+        run(pictures, ROWS[1:2]) == 0
+    )  # patients who are no longer in the table leave no image behind
     assert [path.name for path in (pictures / "out" / "images").iterdir()] == [
-        Path(folder.read(pictures / "out").image_path[0]).name]
+        Path(folder.read(pictures / "out").image_path[0]).name
+    ]
     assert run(pictures, ROWS, "--size", "64") == 2 and "size: 512 → 64" in capsys.readouterr().err
 
 
 def test_other_names_own_split_sections_and_root(pictures):
     (pictures / "tables").mkdir()
-    table = pd.DataFrame({"path": ["a.png", "b.dcm", "sub/a.png"], "subject": [7, 8, 9], "findings": ["F.", "F.", ""],
-                          "concl": ["I.", "", "I."], "fold": ["train", "VAL", "test"], "labels": ["normal", "", "a|b"]})
+    table = pd.DataFrame(
+        {
+            "path": ["a.png", "b.dcm", "sub/a.png"],
+            "subject": [7, 8, 9],
+            "findings": ["F.", "F.", ""],
+            "concl": ["I.", "", "I."],
+            "fold": ["train", "VAL", "test"],
+            "labels": ["normal", "", "a|b"],
+        }
+    )
     columns = ["image=path", "patient_id=subject", "impression=concl", "split=fold"]
     options = [word for column in columns for word in ("--column", column)]
     assert run(pictures, table, *options, "--images-root", str(pictures), name="tables/t.csv") == 0
@@ -89,31 +118,43 @@ def test_other_names_own_split_sections_and_root(pictures):
     assert about["licence"] == "not stated" and about["synthetic"] is False
 
 
-@pytest.mark.parametrize(("change", "options", "message"), [
-    (lambda t: t.drop(columns="patient_id"), (), "lacks the column(s) patient_id"),
-    (lambda t: t.drop(columns="report"), (), "has no column report, findings or impression"),
-    (lambda t: t, ("--column", "report=text"), "lacks the column(s) text"),
-    (lambda t: t, ("--column", "picture=image"), "not picture"),
-    (lambda t: t.assign(split="half"), (), "split 'half' is none of"),
-    (lambda t: t.assign(split=["train", "train", "test", *["train"] * 4]), (), "patient 1 is in two splits"),
-    (lambda t: t.assign(image="no.png"), (), "no image–report pair is left"),
-    (lambda t: t, ("--images-root", "/no/such/place"), "does not exist")])
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda t: t.drop(columns="patient_id"), (), "lacks the column(s) patient_id"),
+        (lambda t: t.drop(columns="report"), (), "has no column report, findings or impression"),
+        (lambda t: t, ("--column", "report=text"), "lacks the column(s) text"),
+        (lambda t: t, ("--column", "picture=image"), "not picture"),
+        (lambda t: t.assign(split="half"), (), "split 'half' is none of"),
+        (
+            lambda t: t.assign(split=["train", "train", "test", *["train"] * 4]),
+            (),
+            "patient 1 is in two splits",
+        ),
+        (lambda t: t.assign(image="no.png"), (), "no image–report pair is left"),
+        (lambda t: t, ("--images-root", "/no/such/place"), "does not exist"),
+    ],
+)
 def test_refused(pictures, capsys, change, options, message):
     assert run(pictures, change(ROWS), *options) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ") and message in error
+    assert error.startswith("data_prep: ") and message in error
     assert not (pictures / "out" / "manifest.parquet").exists()
 
 
 def test_unreadable_table(pictures, capsys):
     (pictures / "t.parquet").write_bytes(b"PAR1 not")
-    assert main(["csv", "--table", str(pictures / "t.parquet"), "--out", str(pictures / "out")]) == 2
+    assert (
+        main(["csv", "--table", str(pictures / "t.parquet"), "--out", str(pictures / "out")]) == 2
+    )
     assert "is not a readable table" in capsys.readouterr().err
     assert not (pictures / "out").exists()
 
 
 def test_words_for_nothing_are_nothing(pictures, capsys):
-    rows = ROWS.iloc[:3].assign(report=["Clear lungs.", "NULL", "nan"], patient_id=["1", "2", "3"], labels="None")
+    rows = ROWS.iloc[:3].assign(
+        report=["Clear lungs.", "NULL", "nan"], patient_id=["1", "2", "3"], labels="None"
+    )
     assert run(pictures, pd.concat([rows, rows[:1].assign(patient_id="<NA>")])) == 0
     table = folder.read(pictures / "out")
     assert list(table.report) == ["Clear lungs."] and list(table.labels) == [""]
@@ -123,13 +164,17 @@ def test_words_for_nothing_are_nothing(pictures, capsys):
 def test_a_missing_value_does_not_change_the_other_patients(tmp_path):
     path = tmp_path / "table.parquet"
     pd.DataFrame({"patient_id": [123, None], "age": [60.5, 61]}).to_parquet(path)
-    table = folder.read_table(path, ["patient_id"], "")
+    table = sources.read_table(path, ["patient_id"], "")
     assert list(table.patient_id) == ["123", ""] and list(table.age) == ["60.5", "61.0"]
 
 
 def test_a_table_in_latin_1_is_refused_with_the_way_out(pictures, capsys):
-    (pictures / "table.csv").write_bytes("image,report,patient_id\na.png,Ergüsse,1\n".encode("cp1252"))
-    assert main(["csv", "--table", str(pictures / "table.csv"), "--out", str(pictures / "out")]) == 2
+    (pictures / "table.csv").write_bytes(
+        "image,report,patient_id\na.png,Ergüsse,1\n".encode("cp1252")
+    )
+    assert (
+        main(["csv", "--table", str(pictures / "table.csv"), "--out", str(pictures / "out")]) == 2
+    )
     assert "is not UTF-8 text" in (said := capsys.readouterr().err) and "iconv" in said
 
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 from test_model import FRAMEWORKS, TINY, make_batch
 
-from benchmarks import recovery
-from mcr_lib import distributed, run_folder
+from benchmarks.cost import recovery
 from mcr_lib.config import ConfigError, MCRConfig, TrainConfig, resolve
+from mcr_lib.engine import distributed
+from mcr_lib.evaluate import evaluate_run
 from mcr_lib.model import MCR, Batch
+from mcr_lib.run import train_run
 from mcr_lib.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -31,10 +33,12 @@ def run_processes(world: int, function, *arguments, raises: bool = True) -> list
     the first of those is raised, unless raises=False. They share one import of torch, which a start by torchrun would
     repeat; that start has its tests in test_recovery.py."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mcr_lib.run_folder"])
+    context.set_forkserver_preload(["mcr_lib.run"])
     queue, port = context.SimpleQueue(), free_port()
-    processes = [context.Process(target=_process, args=(queue, rank, world, port, function, arguments))
-                 for rank in range(world)]
+    processes = [
+        context.Process(target=_process, args=(queue, rank, world, port, function, arguments))
+        for rank in range(world)
+    ]
     for process in processes:
         process.start()
     results = dict(queue.get() for _ in processes)
@@ -48,8 +52,14 @@ def run_processes(world: int, function, *arguments, raises: bool = True) -> list
 
 def _process(queue, rank, world, port, function, arguments) -> None:
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world),
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     try:
         with distributed.process_group():
             queue.put((rank, function(*arguments)))
@@ -65,8 +75,13 @@ def tiny(framework: str) -> MCR:
 
 
 def cut(batch: Batch, rows: np.ndarray) -> Batch:
-    return Batch(batch.images[rows].double(), batch.input_ids[rows], batch.attention_mask[rows],
-                 batch.image_noise[rows], batch.text_noise[rows])
+    return Batch(
+        batch.images[rows].double(),
+        batch.input_ids[rows],
+        batch.attention_mask[rows],
+        batch.image_noise[rows],
+        batch.text_noise[rows],
+    )
 
 
 def parts_of(rank: int, world: int, accumulation: int) -> list[Batch]:
@@ -88,7 +103,9 @@ def one_step(framework: str, accumulation: int) -> tuple[dict, dict, float]:
     trainer = Trainer(model, OneStep(), config, run="unused", device=CPU)
     trainer.optimizer = torch.optim.SGD(model.parameters(), lr=1)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    losses, norm = trainer.train_step(parts_of(distributed.rank(), distributed.world(), accumulation))
+    losses, norm = trainer.train_step(
+        parts_of(distributed.rank(), distributed.world_size(), accumulation)
+    )
     gradients = {name: (before[name] - p).detach().numpy() for name, p in model.named_parameters()}
     return gradients, {k: float(v) for k, v in losses.items()}, float(norm)
 
@@ -104,19 +121,34 @@ def whole_graph(framework: str, world: int, accumulation: int) -> tuple[dict, di
             torch.manual_seed(int(key) // 2)
             outputs.append(model(part))
             parts.append(part)
-    image, text = (torch.cat([getattr(o, f) for o in outputs]) for f in ("image_features", "text_features"))
+    image, text = (
+        torch.cat([getattr(o, f) for o in outputs]) for f in ("image_features", "text_features")
+    )
     logits = model.log_scale.exp() * image @ text.T
     target = torch.arange(PAIRS)
-    losses = {"contrastive_loss": (torch.nn.functional.cross_entropy(logits, target)
-                                   + torch.nn.functional.cross_entropy(logits.T, target)) / 2}
+    losses = {
+        "contrastive_loss": (
+            torch.nn.functional.cross_entropy(logits, target)
+            + torch.nn.functional.cross_entropy(logits.T, target)
+        )
+        / 2
+    }
     if framework in ("mcr", "two-stream"):
         scored = [(model.mask_report(part)[2] != -100).sum() for part in parts]
-        losses["image_reconstruction_loss"] = sum(
-            o.image_reconstruction_loss * len(p.images) for o, p in zip(outputs, parts, strict=True)) / PAIRS
+        losses["image_reconstruction_loss"] = (
+            sum(
+                o.image_reconstruction_loss * len(p.images)
+                for o, p in zip(outputs, parts, strict=True)
+            )
+            / PAIRS
+        )
         losses["text_reconstruction_loss"] = sum(
-            o.text_reconstruction_loss * n for o, n in zip(outputs, scored, strict=True)) / sum(scored)
+            o.text_reconstruction_loss * n for o, n in zip(outputs, scored, strict=True)
+        ) / sum(scored)
     sum(losses.values()).backward()
-    return {name: p.grad.numpy() for name, p in model.named_parameters()}, {k: v.item() for k, v in losses.items()}
+    return {name: p.grad.numpy() for name, p in model.named_parameters()}, {
+        k: v.item() for k, v in losses.items()
+    }
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -124,22 +156,32 @@ def whole_graph(framework: str, world: int, accumulation: int) -> tuple[dict, di
 def test_gradient_in_parts_is_the_gradient_of_the_whole_in_float64(framework, world, accumulation):
     """Dropout on, parts of unequal size, the temperature's gradient among them; processes and cache in any mixture."""
     expected, losses = whole_graph(framework, world, accumulation)
-    run = run_processes(world, one_step, framework, accumulation) if world > 1 else [one_step(framework, accumulation)]
+    run = (
+        run_processes(world, one_step, framework, accumulation)
+        if world > 1
+        else [one_step(framework, accumulation)]
+    )
     for gradients, _, norm in run:  # every process takes the same step
         assert gradients.keys() == expected.keys()
         for name in expected:
-            np.testing.assert_allclose(gradients[name], expected[name], rtol=1e-8, atol=1e-13, err_msg=name)
-        assert norm == pytest.approx(np.sqrt(sum((g**2).sum() for g in expected.values())), rel=1e-9)
+            np.testing.assert_allclose(
+                gradients[name], expected[name], rtol=1e-8, atol=1e-13, err_msg=name
+            )
+        assert norm == pytest.approx(
+            np.sqrt(sum((g**2).sum() for g in expected.values())), rel=1e-9
+        )
     for name, value in losses.items():
         assert sum(r[1][name] for r in run) == pytest.approx(value, rel=1e-9), name
     assert sum(r[1]["loss"] for r in run) == pytest.approx(sum(losses.values()), rel=1e-9)
 
 
-SETTINGS = dict(steps=50, batch_size=18, log_every=1, checkpoint_every=25, precision="fp32")  # 18 / 4 is not even
+SETTINGS = dict(
+    steps=50, batch_size=18, log_every=1, checkpoint_every=25, precision="fp32"
+)  # 18 / 4 is not even
 
 
 def train(data, run, settings: dict, resume: bool = False) -> None:
-    run_folder.train(data, run, resolve("smoke", settings), resume=resume, device=CPU, command="tests")
+    train_run(data, run, resolve("smoke", settings), resume=resume, device=CPU, command="tests")
 
 
 def log_of(run) -> list[dict]:
@@ -166,7 +208,9 @@ def alone(phantom, tmp_path_factory):
 
 @pytest.mark.parametrize("world, accumulation", [(2, 1), (4, 1), (2, 3)])
 def test_several_processes_give_the_run_of_one(world, accumulation, alone, phantom, tmp_path):
-    run_processes(world, train, phantom, tmp_path / "run", SETTINGS | {"accumulation": accumulation})
+    run_processes(
+        world, train, phantom, tmp_path / "run", SETTINGS | {"accumulation": accumulation}
+    )
     assert_same_run(alone, tmp_path / "run")
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["processes"] == world and manifest["steps"] == 50
@@ -179,7 +223,7 @@ def test_the_comparison_notices_a_slightly_other_run(alone, phantom, tmp_path):
 
 
 def measured(run, data) -> dict:
-    result = run_folder.evaluate(run, data, split="train", device=CPU)
+    result = evaluate_run(run, data, split="train", device=CPU)
     return {k: v for k, v in result.items() if "R@" in k or k == "rsum"} | result["modality_gap"]
 
 
@@ -192,27 +236,39 @@ def test_evaluation_in_shares_measures_the_same(alone, phantom):
 def collectives() -> list:
     """What each process says of: shares of 7, uneven rows gathered, a sum, the largest, something the main one does."""
     rank = distributed.rank()
-    rows, first = distributed.gather(torch.full((rank * 2, 3), rank))
+    rows, first = distributed.all_gather_rows(torch.full((rank * 2, 3), rank))
     x, y = torch.tensor([[1.0, rank]]), torch.tensor(10)
-    distributed.sum_(x, y)
-    return [distributed.share(7), rows[:, 0].tolist(), first, x.tolist(), distributed.largest(5 if rank == 1 else rank),
-            distributed.main_does(lambda: f"done by {distributed.rank()}")]
+    distributed.all_reduce_sum(x, y)
+    return [
+        distributed.own_share(7),
+        rows[:, 0].tolist(),
+        first,
+        x.tolist(),
+        distributed.all_reduce_max(5 if rank == 1 else rank),
+        distributed.run_on_main(lambda: f"done by {distributed.rank()}"),
+    ]
 
 
 def test_what_processes_do_together():
     rows, summed = [1, 1, 2, 2, 2, 2], [[3.0, 3.0]]
     assert run_processes(3, collectives) == [
         [slice(*share), rows, first, summed, 5, "done by 0"]
-        for share, first in (((0, 2), 0), ((2, 4), 0), ((4, 7), 2))]
-    assert [distributed.share(7), distributed.largest(3), distributed.rank()] == [slice(0, 7), 3, 0]  # alone
+        for share, first in (((0, 2), 0), ((2, 4), 0), ((4, 7), 2))
+    ]
+    assert [distributed.own_share(7), distributed.all_reduce_max(3), distributed.rank()] == [
+        slice(0, 7),
+        3,
+        0,
+    ]  # alone
 
 
 def failing(where: list[int]) -> str:
     def action():
         if distributed.rank() in where:
             raise ConfigError("no such thing")
+
     try:
-        distributed.together(action)
+        distributed.run_everywhere(action)
     except Exception as error:
         return type(error).__name__
     return "nothing"
@@ -220,7 +276,11 @@ def failing(where: list[int]) -> str:
 
 def test_a_failure_anywhere_ends_all_and_is_said_once():
     assert run_processes(3, failing, [1]) == ["EndedElsewhere", "ConfigError", "EndedElsewhere"]
-    assert run_processes(3, failing, [0, 1, 2]) == ["ConfigError", "EndedElsewhere", "EndedElsewhere"]
+    assert run_processes(3, failing, [0, 1, 2]) == [
+        "ConfigError",
+        "EndedElsewhere",
+        "EndedElsewhere",
+    ]
 
 
 def test_too_few_pairs_for_the_parts_is_refused_before_anything_is_written(phantom, tmp_path):

@@ -1,4 +1,4 @@
-"""grounding.py: the maps add up to the score where they should, boxes land where the letterbox puts the image, and the
+"""Grounding: the maps add up to the score where they should, boxes land where the letterbox puts the image, and the
 measurement agrees with counting by hand and with drawing lots. Not here: whether a trained model points well."""
 
 from types import SimpleNamespace
@@ -11,9 +11,18 @@ import torch.nn.functional as F
 from PIL import Image
 
 from data_prep.images import letterbox
-from mcr_lib import grounding, run_folder
+from kit.boxes import (
+    bootstrap_mean,
+    boxes_on_square,
+    coverage,
+    measure_grounding,
+    patch_word_table,
+    prompt,
+)
+from mcr_lib import grounding
 from mcr_lib.config import resolve
 from mcr_lib.model import MCR
+from mcr_lib.run import load_run
 
 
 def make_model(**settings) -> MCR:
@@ -30,11 +39,17 @@ def pair():
     return images, input_ids, torch.ones_like(input_ids)
 
 
-@pytest.mark.parametrize("arm, adds_up", [(dict(alignment="mba"), True), (dict(alignment="abm"), False),
-                                          (dict(alignment="abm", projection="linear"), True),
-                                          (dict(alignment="mba", pooling="max"), True),
-                                          (dict(alignment="mba", pooling="attention"), True),
-                                          (dict(alignment="abm", pooling="max"), False)])
+@pytest.mark.parametrize(
+    "arm, adds_up",
+    [
+        (dict(alignment="mba"), True),
+        (dict(alignment="abm"), False),
+        (dict(alignment="abm", projection="linear"), True),
+        (dict(alignment="mba", pooling="max"), True),
+        (dict(alignment="mba", pooling="attention"), True),
+        (dict(alignment="abm", pooling="max"), False),
+    ],
+)
 def test_the_table_is_the_score_with_mba_whatever_the_aggregation(pair, arm, adds_up):
     model = make_model(**arm)
     if arm.get("pooling") == "attention":
@@ -46,7 +61,7 @@ def test_the_table_is_the_score_with_mba_whatever_the_aggregation(pair, arm, add
     with torch.inference_mode():
         text = model.encode_text(input_ids, attention_mask)[0]
         score = float(model.encode_image(images)[0] @ text)
-    table = grounding.patch_word_table(patches[0], words[0])
+    table = patch_word_table(patches[0], words[0])
     assert table.shape == (16, 9)
     assert (float(table.mean()) == pytest.approx(score, abs=1e-5)) is adds_up
     heat = grounding.heat_map(patches, text)
@@ -67,8 +82,12 @@ def test_heat_map_takes_one_direction_or_one_per_image():
     patches, directions = torch.randn(3, 16, 8), torch.randn(3, 8)
     together = grounding.heat_map(patches, directions)
     for n in range(3):
-        assert torch.allclose(together[n], grounding.heat_map(patches[n:n + 1], directions[n])[0], atol=1e-6)
-    by_hand = float(patches[1, 6] @ directions[1] / patches[1].mean(0).norm())  # patch 6: row 1, column 2
+        assert torch.allclose(
+            together[n], grounding.heat_map(patches[n : n + 1], directions[n])[0], atol=1e-6
+        )
+    by_hand = float(
+        patches[1, 6] @ directions[1] / patches[1].mean(0).norm()
+    )  # patch 6: row 1, column 2
     assert float(together[1, 1, 2]) == pytest.approx(by_hand, rel=1e-5)
 
 
@@ -78,15 +97,25 @@ def test_masked_patches_are_left_out(pair):
     assert patches.shape == (1, 3, 32)
     heat = grounding.heat_map(patches, torch.ones(32), kept, 16)
     assert heat.isnan().sum() == 13
-    torch.testing.assert_close(heat.flatten()[kept[0]], patches[0] @ torch.ones(32) / patches[0].mean(0).norm())
+    torch.testing.assert_close(
+        heat.flatten()[kept[0]], patches[0] @ torch.ones(32) / patches[0].mean(0).norm()
+    )
 
 
 def test_words_are_found_again_in_the_text(smoke_run):
-    _, tokenizer = run_folder.load(smoke_run)
+    _, tokenizer = load_run(smoke_run)
     text = "Small right  pleural effusion, XXXX unlikelyword."
     input_ids, spans, words = grounding.split_words(tokenizer, text, 96)
     assert [text[start:stop] for start, stop in spans] == [
-        "Small", "right", "pleural", "effusion", ",", "XXXX", "unlikelyword", "."]
+        "Small",
+        "right",
+        "pleural",
+        "effusion",
+        ",",
+        "XXXX",
+        "unlikelyword",
+        ".",
+    ]
     assert input_ids.shape == (1, len(words)) and words[0] is None and words[-1] is None
     assert {word for word in words if word is not None} == set(range(len(spans)))
     cut, spans, words = grounding.split_words(tokenizer, "effusion " * 50, 8)
@@ -95,9 +124,9 @@ def test_words_are_found_again_in_the_text(smoke_run):
 
 def test_prompt_says_what_the_row_says():
     row = dict(label="consolidation", side="left", zone="lower", size="", severity="dense")
-    assert grounding.prompt(SimpleNamespace(**row)) == "Dense left lower lobe consolidation."
+    assert prompt(SimpleNamespace(**row)) == "Dense left lower lobe consolidation."
     row = dict(label="pleural_effusion", side="right", zone="", size="small", severity="")
-    assert grounding.prompt(SimpleNamespace(**row)) == "Small right pleural effusion."
+    assert prompt(SimpleNamespace(**row)) == "Small right pleural effusion."
 
 
 @pytest.mark.parametrize("width, height", [(256, 301), (301, 256), (64, 64)])
@@ -109,15 +138,17 @@ def test_boxes_land_where_the_letterbox_puts_them(width, height):
     size = 146
     rows, columns = np.nonzero(letterbox(Image.fromarray(pixels), size) > 127)
     found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / size
-    assert np.abs(grounding.boxes_on_square(box, np.array([[width, height]]))[0] - found).max() < 1.5 / size
+    assert np.abs(boxes_on_square(box, np.array([[width, height]]))[0] - found).max() < 1.5 / size
 
 
 def test_coverage_is_the_share_of_covered_pixels():
     side, fine = 5, 40
     boxes = np.array([[0.1, 0.2, 0.55, 0.9], [0.0, 0.0, 1.0, 1.0], [0.45, 0.45, 0.475, 0.5]])
     centres = (np.arange(side * fine) + 0.5) / (side * fine)
-    for box, share in zip(boxes, grounding.coverage(boxes, side), strict=True):
-        inside = ((centres >= box[1]) & (centres < box[3]))[:, None] & ((centres >= box[0]) & (centres < box[2]))
+    for box, share in zip(boxes, coverage(boxes, side), strict=True):
+        inside = ((centres >= box[1]) & (centres < box[3]))[:, None] & (
+            (centres >= box[0]) & (centres < box[2])
+        )
         counted = inside.reshape(side, fine, side, fine).mean(axis=(1, 3))
         assert share == pytest.approx(counted, abs=1e-9)
 
@@ -125,30 +156,38 @@ def test_coverage_is_the_share_of_covered_pixels():
 def test_measure_on_a_board_of_four():
     heat = torch.tensor([[[3.0, 1.0], [2.0, 0.0]]])  # hottest first: patches 0, 2, 1, 3
     left, right = [0, 0, 0.5, 1], [0.5, 0, 1, 1]
-    result = grounding.measure(heat.expand(2, -1, -1), np.array([left, right]))
-    assert result["pointing"].tolist() == [1.0, 0.0] and result["pointing_chance"].tolist() == [0.5, 0.5]
+    result = measure_grounding(heat.expand(2, -1, -1), np.array([left, right]))
+    assert result["pointing"].tolist() == [1.0, 0.0] and result["pointing_chance"].tolist() == [
+        0.5,
+        0.5,
+    ]
     assert result["iou"].tolist() == [1.0, 0.0]
-    assert result["iou_chance"].tolist() == pytest.approx([4 / 6 * 1 / 3 + 1 / 6] * 2)  # 1 of 2 right: 1/3; both: 1
+    assert result["iou_chance"].tolist() == pytest.approx(
+        [4 / 6 * 1 / 3 + 1 / 6] * 2
+    )  # 1 of 2 right: 1/3; both: 1
 
 
 def test_chance_is_what_drawing_lots_gives():
     generator = torch.Generator().manual_seed(1)
     boxes = np.tile([[0.1, 0.1, 0.45, 0.8]], (4000, 1))
-    result = grounding.measure(torch.rand(4000, 4, 4, generator=generator), boxes).mean()
+    result = measure_grounding(torch.rand(4000, 4, 4, generator=generator), boxes).mean()
     assert result["pointing"] == pytest.approx(result["pointing_chance"], abs=0.03)
     assert result["iou"] == pytest.approx(result["iou_chance"], abs=0.02)
 
 
 def test_a_small_box_is_one_patch():
     heat = F.one_hot(torch.tensor([5]), 16).float().reshape(1, 4, 4)
-    assert grounding.measure(heat, np.array([[0.3, 0.3, 0.32, 0.32]])).iloc[0].to_dict() == pytest.approx(
-        {"pointing": 1, "pointing_chance": 1 / 16, "iou": 1, "iou_chance": 1 / 16})
+    assert measure_grounding(heat, np.array([[0.3, 0.3, 0.32, 0.32]])).iloc[
+        0
+    ].to_dict() == pytest.approx(
+        {"pointing": 1, "pointing_chance": 1 / 16, "iou": 1, "iou_chance": 1 / 16}
+    )
 
 
 def test_bootstrap_resamples_patients():
     values = np.repeat([0.0, 1.0], 200)
-    mean, low, high = grounding.bootstrap_mean(values, np.arange(400))
+    mean, low, high = bootstrap_mean(values, np.arange(400))
     assert mean == 0.5 and 0.4 < low < 0.5 < high < 0.6
-    _, low, high = grounding.bootstrap_mean(values, pd.Series(np.repeat(np.arange(8), 50).astype(str)))
+    _, low, high = bootstrap_mean(values, pd.Series(np.repeat(np.arange(8), 50).astype(str)))
     assert high - low > 0.4  # eight patients, not four hundred
-    assert grounding.bootstrap_mean(np.ones(5), list("aabbc")) == (1.0, 1.0, 1.0)
+    assert bootstrap_mean(np.ones(5), list("aabbc")) == (1.0, 1.0, 1.0)

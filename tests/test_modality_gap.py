@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kit.plane import project_2d
 from mcr_lib.modality_gap import (
     alignment,
     gap_distance,
     gap_vector,
     modality_gap,
-    project_2d,
     relative_modality_gap,
     true_pair_cosine,
     uniformity,
@@ -37,7 +37,9 @@ def test_closed_forms_equal_brute_force(count, width):
     between = np.mean([dissimilarity(i, t) for i, t in zip(images, texts, strict=True)])
     relative = between / (between + np.mean(within))
     assert relative_modality_gap(images, texts) == pytest.approx(relative, abs=1e-12)
-    spread = np.log(np.mean([math.exp(-2 * float((images[i] - images[j]).square().sum())) for i, j in pairs]))
+    spread = np.log(
+        np.mean([math.exp(-2 * float((images[i] - images[j]).square().sum())) for i, j in pairs])
+    )
     for chunk in (1, 4, 1024):
         assert uniformity(images, chunk=chunk) == pytest.approx(spread, abs=1e-10)
     assert alignment(images, texts) == pytest.approx(4 * between, abs=1e-12)
@@ -49,15 +51,21 @@ def test_closed_forms_equal_brute_force(count, width):
 def test_identical_features_have_no_gap():
     images = unit(11, 6)
     result = modality_gap(images, images)
-    assert result["gap_distance"] == 0 and result["relative_modality_gap"] == pytest.approx(0, abs=1e-12)
+    assert result["gap_distance"] == 0 and result["relative_modality_gap"] == pytest.approx(
+        0, abs=1e-12
+    )
     assert result["alignment"] == 0 and result["true_pair_cosine"] == pytest.approx(1)
 
 
 def test_opposite_points_have_the_largest_gap():
     images = unit(1, 6).repeat(7, 1)
     result = modality_gap(images, -images)
-    assert result["gap_distance"] == pytest.approx(2) and result["relative_modality_gap"] == pytest.approx(1)
-    assert result["alignment"] == pytest.approx(4) and result["true_pair_cosine"] == pytest.approx(-1)
+    assert result["gap_distance"] == pytest.approx(2) and result[
+        "relative_modality_gap"
+    ] == pytest.approx(1)
+    assert result["alignment"] == pytest.approx(4) and result["true_pair_cosine"] == pytest.approx(
+        -1
+    )
     assert result["uniformity"] == pytest.approx(0, abs=1e-9)
 
 
@@ -68,7 +76,9 @@ def test_one_point_for_everything_is_a_gap_of_zero_by_definition():
 
 def test_unrelated_modalities_without_a_gap_have_a_relative_gap_of_one_half():
     """Two independent draws of one distribution: a true pair is as far apart as any two of one modality."""
-    assert relative_modality_gap(unit(4000, 8), unit(4000, 8, seed=1)) == pytest.approx(0.5, abs=0.01)
+    assert relative_modality_gap(unit(4000, 8), unit(4000, 8, seed=1)) == pytest.approx(
+        0.5, abs=0.01
+    )
 
 
 def test_uniformity_of_two_opposite_points_and_of_an_even_spread():
@@ -122,7 +132,9 @@ def test_projection_is_deterministic_and_keeps_pairs_together(method):
     images, texts = unit(60, 70, shift=0.3), unit(60, 70, seed=1, shift=-0.3)
     shown = project_2d(images, texts, method=method, seed=1, max_points=40)
     again = project_2d(images, texts, method=method, seed=1, max_points=40)
-    assert shown.images.shape == shown.texts.shape == (40, 2) and np.array_equal(shown.images, again.images)
+    assert shown.images.shape == shown.texts.shape == (40, 2) and np.array_equal(
+        shown.images, again.images
+    )
     assert len(set(shown.rows.tolist())) == 40 and np.array_equal(shown.texts, again.texts)
     assert not np.array_equal(shown.rows, project_2d(images, texts, seed=2, max_points=40).rows)
 

@@ -12,9 +12,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+
+from kit.lesson import Lesson, Parameters
+from mcr_lib.config import ConfigError
+from mcr_lib.engine.run_folder import RunError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -25,8 +30,11 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 
 
 def cells(path: Path, kind: str, tag: str | None = None) -> list:
-    return [cell for cell in nbformat.read(path, 4).cells
-            if cell.cell_type == kind and (tag is None or tag in cell.metadata.get("tags", []))]
+    return [
+        cell
+        for cell in nbformat.read(path, 4).cells
+        if cell.cell_type == kind and (tag is None or tag in cell.metadata.get("tags", []))
+    ]
 
 
 def prose(path: Path) -> str:
@@ -39,11 +47,18 @@ def code(path: Path) -> ast.Module:
 
 def calls(path: Path, method: str) -> list[ast.Call]:
     """Every call lesson.method(…) in the notebook's code."""
-    return [node for node in ast.walk(code(path)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-            and node.func.attr == method and getattr(node.func.value, "id", "") == "lesson"]
+    return [
+        node
+        for node in ast.walk(code(path))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == method
+        and getattr(node.func.value, "id", "") == "lesson"
+    ]
 
 
 # --- the pair of files
+
 
 def test_there_are_seven_and_each_has_both_forms():
     assert {source.stem for source in derive.pairs()} == {path.stem for path in NOTEBOOKS}
@@ -53,7 +68,9 @@ def test_there_are_seven_and_each_has_both_forms():
 @each_notebook
 def test_pair_in_step_and_deterministic(path):
     source = ROOT / "notebooks" / "src" / f"{path.stem}.py"
-    assert derive.derive(source) == derive.derive(source) == path.read_text(encoding="utf-8"), "run: make notebooks"
+    assert derive.derive(source) == derive.derive(source) == path.read_text(encoding="utf-8"), (
+        "run: make notebooks"
+    )
 
 
 @each_notebook
@@ -68,19 +85,20 @@ def test_no_outputs_and_no_machine_in_the_metadata(path):
 
 # --- structure
 
+
 @each_notebook
 def test_parameters_then_the_cell_that_checks_them(path):
     first, second = cells(path, "code")[:2]
     assert first.metadata.tags == ["parameters"]
-    from mcr_lib.lesson import Parameters
-
     given = {}
     for node in ast.parse(first.source).body:
-        assert isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Constant), "literals only, annotated"
+        assert isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Constant), (
+            "literals only, annotated"
+        )
         given[node.target.id] = node.value.value
     assert given == Parameters().model_dump()
     assert all("#" in line for line in first.source.splitlines()), "each parameter has its comment"
-    assert f'Lesson.begin("{path.stem}", globals())' in second.source
+    assert f'Lesson.begin("{path.stem}")' in second.source
 
 
 @each_notebook
@@ -89,7 +107,9 @@ def test_sections_pictures_checks_and_exercises(path):
     assert text.startswith("# "), "a title first"
     for promise in ("**The question.**", "surprise", "**How long.**"):
         assert promise in text.split("\n## ")[0], f"the opening should say: {promise}"
-    assert "arxiv.org/abs/2312.15840" in text or "(00_start_here.ipynb)" in text, "the way to the facts of the paper"
+    assert "arxiv.org/abs/2312.15840" in text or "(00_start_here.ipynb)" in text, (
+        "the way to the facts of the paper"
+    )
     sections = re.split(r"^## (?=\d)", text, flags=re.M)[1:]
     assert 3 <= len(sections) <= 5, [section.splitlines()[0] for section in sections]
     assert len(calls(path, "figure")) >= 3, "pictures of real tensors"
@@ -97,22 +117,30 @@ def test_sections_pictures_checks_and_exercises(path):
     solutions = cells(path, "code", "solution")
     assert len(solutions) == text.count("**Exercise.**"), "each exercise has one folded solution"
     assert all(cell.metadata.jupyter.source_hidden for cell in solutions)
-    assert text.count("**Check") >= 2 and re.search(r"assert|torch\.equal", "\n".join(
-        cell.source for cell in cells(path, "code"))), "the hand version is compared with the library's"
+    assert text.count("**Check") >= 2 and re.search(
+        r"assert|torch\.equal", "\n".join(cell.source for cell in cells(path, "code"))
+    ), "the hand version is compared with the library's"
 
 
 @each_notebook
 def test_cells_are_short(path):
-    lengths = sorted(len([line for line in cell.source.splitlines() if line.strip()]) for cell in cells(path, "code"))
+    lengths = sorted(
+        len([line for line in cell.source.splitlines() if line.strip()])
+        for cell in cells(path, "code")
+    )
     assert lengths[len(lengths) // 2] <= 8 and lengths[-1] <= 26, lengths
     assert path.stat().st_size < 60_000
 
 
 # --- prose
 
+
 @each_notebook
 def test_every_claim_in_the_text_is_checked_and_the_other_way_round(path):
-    said = {" ".join(claim.split()) for claim in re.findall(r"\*\*Claim:\*\*\s+(.+?)(?=\n\s*\n|\Z)", prose(path), re.S)}
+    said = {
+        " ".join(claim.split())
+        for claim in re.findall(r"\*\*Claim:\*\*\s+(.+?)(?=\n\s*\n|\Z)", prose(path), re.S)
+    }
     checked = [ast.literal_eval(call.args[0]) for call in calls(path, "claim")]
     assert said == set(checked) and len(checked) == len(set(checked))
 
@@ -128,11 +156,21 @@ def test_links_lead_somewhere(path):
 def test_names_in_backticks_exist(path):
     """`module.name` and `name()` must be something of the project, of Python, or of the notebook itself."""
     own = {node.id for node in ast.walk(code(path)) if isinstance(node, ast.Name)}
-    own |= {node.name for node in ast.walk(code(path)) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    own |= {alias.asname or alias.name for node in ast.walk(code(path))
-            if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names}
+    own |= {
+        node.name
+        for node in ast.walk(code(path))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    own |= {
+        alias.asname or alias.name
+        for node in ast.walk(code(path))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
     for name, called in re.findall(r"(?<!`)`([A-Za-z_][\w.]*)(\([^`]*\))?`(?!`)", prose(path)):
-        if (called or "." in name) and not name.endswith((".json", ".jsonl", ".yaml", ".parquet", ".py", ".html")):
+        if (called or "." in name) and not name.endswith(
+            (".json", ".jsonl", ".yaml", ".parquet", ".py", ".html")
+        ):
             assert resolves(name, own), f"`{name}` is nothing in the project"
 
 
@@ -140,14 +178,16 @@ def resolves(name: str, own: set[str]) -> bool:
     parts = name.split(".")
     if parts[0] in own:
         return True
-    for start in ("", "mcr_lib.", "data_prep."):
+    for start in ("", "mcr_lib.", "data_prep.", "kit."):
         for cut in range(len(parts), 0, -1):
             try:
                 thing = importlib.import_module(start + ".".join(parts[:cut]))
             except ImportError:
                 continue
             for part in parts[cut:]:
-                fields = getattr(thing, "model_fields", {}) | getattr(thing, "__dataclass_fields__", {})
+                fields = getattr(thing, "model_fields", {}) | getattr(
+                    thing, "__dataclass_fields__", {}
+                )
                 if not hasattr(thing, part) and part not in fields:
                     return False
                 thing = getattr(thing, part, None)
@@ -161,17 +201,30 @@ def test_no_measured_number_is_typed_into_the_text(path):
     settings = {"25", "50", "75", "95", "99"}
     for number in re.findall(r"(\d+(?:[.,]\d+)?)\s?%", prose(path)):
         assert number in settings, f"{number} % looks measured: print it from code"
-    assert not re.search(r"\d\s?(seconds|minutes|ms|GB|MB|GFLOP)\b", prose(path)), "measured: print it from code"
+    assert not re.search(r"\d\s?(seconds|minutes|ms|GB|MB|GFLOP)\b", prose(path)), (
+        "measured: print it from code"
+    )
 
 
 # --- running them
 
+
 def papermill(path: Path, target: Path, *arguments: str) -> subprocess.CompletedProcess:
     """`papermill notebook target …` as a user would type it; one thread, for notebooks and tests share two cores."""
     return subprocess.run(
-        [Path(sys.executable).with_name("papermill"), "--no-progress-bar", path.name, target, *arguments],
-        cwd=path.parent, capture_output=True, text=True, timeout=600,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"})
+        [
+            Path(sys.executable).with_name("papermill"),
+            "--no-progress-bar",
+            path.name,
+            target,
+            *arguments,
+        ],
+        cwd=path.parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+    )
 
 
 @pytest.fixture(scope="session")
@@ -190,28 +243,37 @@ def test_runs_by_plain_papermill(path, shared_out, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     records = json.loads((out / "lessons" / path.stem / "records.json").read_text())
     assert {record["sentence"] for record in records if record["kind"] == "claim"} == {
-        ast.literal_eval(call.args[0]) for call in calls(path, "claim")}, "every claim was reached"
+        ast.literal_eval(call.args[0]) for call in calls(path, "claim")
+    }, "every claim was reached"
     for record in records:
         if "file" in record:
             assert (out / "lessons" / path.stem / record["file"]).stat().st_size > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "value", "message"), [
-    ("bogus", "1", "unknown parameter 'bogus'; a notebook takes: profile, data, out, seed, device"),
-    ("seed", "abc", "parameter seed: "),
-])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "bogus",
+            "1",
+            "unknown parameter 'bogus'; a notebook takes: profile, data, out, seed, device",
+        ),
+        ("seed", "abc", "parameter seed: "),
+    ],
+)
 def test_a_wrong_parameter_is_refused_in_one_line(name, value, message, tmp_path):
-    done = papermill(NOTEBOOKS[0], tmp_path / "out.ipynb", "-p", "out", str(tmp_path / "run"), "-p", name, value)
+    done = papermill(
+        NOTEBOOKS[0], tmp_path / "out.ipynb", "-p", "out", str(tmp_path / "run"), "-p", name, value
+    )
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if "ConfigError: " in line]
     assert lines and message in lines[-1]
 
 
 def test_a_run_of_other_data_or_seed_is_not_taken_for_this_one(phantom, smoke_run, tmp_path):
+    from kit.lesson import Lesson
     from mcr_lib.config import ConfigError
-    from mcr_lib.lesson import Lesson
-    from mcr_lib.run_folder import RunError
 
     shutil.copytree(smoke_run, tmp_path / "mcr-mba")
     given = {"profile": "smoke", "data": str(phantom), "out": str(tmp_path), "device": "cpu"}
@@ -227,9 +289,30 @@ def test_a_run_of_other_data_or_seed_is_not_taken_for_this_one(phantom, smoke_ru
 
 
 def test_parameters_are_made_the_right_type(tmp_path):
-    from mcr_lib.lesson import Lesson
-
-    lesson = Lesson.begin("xx", {"profile": "smoke", "data": "", "out": str(tmp_path), "seed": "7", "device": "cpu"})
+    lesson = Lesson.begin(
+        "xx", {"profile": "smoke", "data": "", "out": str(tmp_path), "seed": "7", "device": "cpu"}
+    )
     assert lesson.seed == 7
-    again = Lesson.begin("xx", {"profile": "smoke", "out": str(tmp_path), "lesson": lesson, "model": 1})
-    assert again.seed == 0, "a cell run twice passes over what later cells made"
+    with pytest.raises(ConfigError, match="unknown parameter 'lesson'"):
+        Lesson.begin("xx", {"out": str(tmp_path), "lesson": lesson})
+
+
+def test_a_cell_run_twice_passes_over_what_later_cells_made(tmp_path, monkeypatch):
+    from kit import lesson as kit_lesson
+
+    names = {
+        "profile": "smoke",
+        "out": str(tmp_path),
+        "device": "cpu",
+        "_": 3,
+        "In": [],
+        "json": json,
+    }
+    shell = SimpleNamespace(user_ns=names, user_ns_hidden={"In"})
+    monkeypatch.setattr(kit_lesson, "get_ipython", lambda: shell)
+    names["lesson"] = kit_lesson.Lesson.begin("xx")
+    names["model"] = 1
+    assert kit_lesson.Lesson.begin("xx").seed == 0
+    del names["lesson"]
+    with pytest.raises(ConfigError, match="unknown parameter 'model'"):
+        kit_lesson.Lesson.begin("xx")

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from data_prep import phantom, phantom_body, phantom_case, phantom_report
-from mcr_lib.findings import mentions
+from benchmarks.study.phrases import find_mentions
+from data_prep import phantom
+from data_prep.phantom import body, case, report
 
 ZONE_WORDS = {"upper": "upper", "middle": "mid|lingula", "lower": "lower|base"}
-GOLDEN = {   # (seed, index): SHA-256 of pixels and text
+GOLDEN = {  # (seed, index): SHA-256 of pixels and text
     (0, 0): "42463dd046510ca4",
     (0, 7): "de56dfc32837e96a",
     (0, 31): "ccf6f31faacba8a0",
@@ -24,7 +25,9 @@ GOLDEN = {   # (seed, index): SHA-256 of pixels and text
 
 
 def study_hash(study: phantom.PhantomStudy) -> str:
-    text = json.dumps([study.findings, study.impression, study.labels, study.patient_id, study.split])
+    text = json.dumps(
+        [study.findings, study.impression, study.labels, study.patient_id, study.split]
+    )
     return hashlib.sha256(study.pixels.tobytes() + text.encode()).hexdigest()[:16]
 
 
@@ -33,9 +36,9 @@ def texts():
     """(findings, report) of 1,000 studies, without drawing them."""
     rows = []
     for index in range(1000):
-        found = phantom_case.make_findings(0, index)
-        draw = phantom_case.Draw(0, phantom_case.REPORT, index)
-        rows.append((found, phantom_report.write_report(draw, found, phantom_body.body_of(0, index).incidental)))
+        found = case.make_findings(0, index)
+        draw = case.Draw(0, case.REPORT, index)
+        rows.append((found, report.write_report(draw, found, body.body_of(0, index).incidental)))
     return rows
 
 
@@ -49,14 +52,22 @@ def written(tmp_path_factory):
 
 
 def test_bytes_do_not_depend_on_the_number_of_processes(written):
-    one, two = ({path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-                for folder in written)
+    one, two = (
+        {
+            path.relative_to(folder): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+        for folder in written
+    )
     assert one == two and len(one) == 12 + 5
 
 
 def test_a_study_does_not_depend_on_how_many_there_are(written, tmp_path):
     phantom.write(tmp_path / "five", studies=5, seed=3, processes=1)
-    five, twelve = (pd.read_parquet(folder / "manifest.parquet") for folder in (tmp_path / "five", written[0]))
+    five, twelve = (
+        pd.read_parquet(folder / "manifest.parquet") for folder in (tmp_path / "five", written[0])
+    )
     pd.testing.assert_frame_equal(five, twelve.head(5))
     for path in five.image_path:
         assert (tmp_path / "five" / path).read_bytes() == (written[0] / path).read_bytes()
@@ -75,7 +86,9 @@ def test_running_again_keeps_what_is_there_and_repairs_what_is_not(written):
 
 @pytest.mark.parametrize("seed, index", GOLDEN)
 def test_golden_studies(seed, index):
-    assert study_hash(phantom.make_study(seed, index)) == GOLDEN[seed, index], "raise GENERATOR_VERSION if meant"
+    assert study_hash(phantom.make_study(seed, index)) == GOLDEN[seed, index], (
+        "raise GENERATOR_VERSION if meant"
+    )
 
 
 def test_png_is_read_back_as_the_same_pixels():
@@ -85,23 +98,33 @@ def test_png_is_read_back_as_the_same_pixels():
     assert pixels.dtype == np.uint8 and pixels.shape[1] == 256 and 224 <= pixels.shape[0] <= 304
 
 
-@pytest.mark.parametrize("label", phantom_case.KINDS)
+@pytest.mark.parametrize("label", case.KINDS)
 def test_a_finding_is_inside_its_box_and_only_there(label):
     """Against the same study without the finding: differs clearly inside the box, hardly outside."""
-    indices = [i for i in range(500) if label in [finding.label for finding in phantom_case.make_findings(0, i)]]
+    indices = [
+        i for i in range(500) if label in [finding.label for finding in case.make_findings(0, i)]
+    ]
     assert len(indices) >= 8
     for index in indices[:3]:
-        found = phantom_case.make_findings(0, index)
+        found = case.make_findings(0, index)
         pixels, boxes = phantom.draw_findings(0, index, found)
-        without, _ = phantom.draw_findings(0, index, [finding for finding in found if finding.label != label])
+        without, _ = phantom.draw_findings(
+            0, index, [finding for finding in found if finding.label != label]
+        )
         box = next(box for box in boxes if box.label == label)
         assert 0 <= box.x0 < box.x1 <= 1 and 0 <= box.y0 < box.y1 <= 1
         difference = np.abs(pixels.astype(int) - without)
         height, width = pixels.shape
         inside = np.zeros(pixels.shape, bool)
-        inside[round(box.y0 * height):round(box.y1 * height), round(box.x0 * width):round(box.x1 * width)] = True
+        inside[
+            round(box.y0 * height) : round(box.y1 * height),
+            round(box.x0 * width) : round(box.x1 * width),
+        ] = True
         assert np.count_nonzero(difference[inside] > 12) >= 10
-        assert np.count_nonzero(difference[~inside] > 12) <= 0.02 * np.count_nonzero(difference[inside] > 12) + 4
+        assert (
+            np.count_nonzero(difference[~inside] > 12)
+            <= 0.02 * np.count_nonzero(difference[inside] > 12) + 4
+        )
         if box.side in ("left", "right") and label != "central_line":
             assert ((box.x0 + box.x1) / 2 > 0.5) == (box.side == "left"), (index, box)
 
@@ -110,7 +133,9 @@ def test_words_agree_with_side_zone_and_size(texts):
     """The only sided finding of a study: its own side is said, the other is not; so for zone and size."""
     said = {"side": [], "zone": [], "size": []}
     for found, (findings, impression) in texts:
-        report = re.sub(r"[^.]*rotated[^.]*\.|right ventric\w+", "", f"{findings} {impression}").lower()
+        report = re.sub(
+            r"[^.]*rotated[^.]*\.|right ventric\w+", "", f"{findings} {impression}"
+        ).lower()
         sides = {finding.side for finding in found} - {""}
         zones = {finding.zone for finding in found} & set(ZONE_WORDS)
         for side in sides if len(sides) == 1 else ():
@@ -123,14 +148,22 @@ def test_words_agree_with_side_zone_and_size(texts):
             others = "|".join(words for name, words in ZONE_WORDS.items() if name != zone)
             assert not re.search(rf"\b({others})[^.]*(lung|lobe|zone|base|lingula)", report), report
             said["zone"].append(bool(re.search(ZONE_WORDS[zone], report)))
-        said["size"] += [finding.size in report for finding in found if finding.size.endswith(("mm", "cm"))]
+        said["size"] += [
+            finding.size in report for finding in found if finding.size.endswith(("mm", "cm"))
+        ]
     for attribute, hits in said.items():
         assert len(hits) > 30 and sum(hits) >= 0.8 * len(hits), attribute
 
 
 def test_a_report_denies_nothing_that_is_there(texts):
-    words = {"pneumothorax": "pneumothora", "pleural_effusion": "effusion", "consolidation": "consolidation|airspace",
-             "edema": "edema", "nodule": "nodule", "mass": "mass"}
+    words = {
+        "pneumothorax": "pneumothora",
+        "pleural_effusion": "effusion",
+        "consolidation": "consolidation|airspace",
+        "edema": "edema",
+        "nodule": "nodule",
+        "mass": "mass",
+    }
     for found, sections in texts:
         denied = " ".join(re.findall(r"(?:No |no |Negative for)[^.]*\.", " ".join(sections)))
         for finding in found:
@@ -154,22 +187,24 @@ def test_only_normal_reports_are_repeated(texts):
     abnormal = [sections for found, sections in texts if found]
     normal = [sections for found, sections in texts if not found]
     assert len(set(abnormal)) == len(abnormal)
-    expected = phantom_case.CHRONIC_COUNT[0] * phantom_case.ACUTE_COUNT[0]
+    expected = case.CHRONIC_COUNT[0] * case.ACUTE_COUNT[0]
     assert abs(len(normal) / len(texts) - expected) < 0.03
-    stock = np.mean([sections in phantom_report.STOCK for sections in normal])
-    assert abs(stock - phantom_report.STOCK_NORMAL) < 0.15
+    stock = np.mean([sections in report.STOCK for sections in normal])
+    assert abs(stock - report.STOCK_NORMAL) < 0.15
     assert len(set(abnormal + normal)) >= 0.85 * len(texts)
 
 
 def test_number_of_findings(texts):
     counts = np.bincount([len(found) for found, _ in texts])
-    most = phantom_case.CHRONIC_COUNT[2] * phantom_case.ACUTE_COUNT[2]
+    most = case.CHRONIC_COUNT[2] * case.ACUTE_COUNT[2]
     assert len(counts) == 5 and abs(counts[4] / counts.sum() - most) < 0.03
 
 
 @pytest.mark.parametrize("studies", [100, 700, 2000])
 def test_splits_are_by_patient_with_steady_shares(studies):
-    rows = pd.DataFrame([phantom_case.patient_of(0, index) for index in range(studies)], columns=["patient", "split"])
+    rows = pd.DataFrame(
+        [case.patient_of(0, index) for index in range(studies)], columns=["patient", "split"]
+    )
     assert rows.groupby("patient").split.nunique().max() == 1
     shares = rows.split.value_counts(normalize=True)
     assert abs(shares["test"] - 0.1) < 0.03 and abs(shares["validate"] - 0.1) < 0.03
@@ -178,11 +213,13 @@ def test_splits_are_by_patient_with_steady_shares(studies):
 
 
 def test_a_patient_keeps_body_and_lasting_findings():
-    first = next(i for i in range(100) if phantom_case.patient_of(0, i)[0] == phantom_case.patient_of(0, i + 1)[0])
-    one, two = phantom_body.body_of(0, first), phantom_body.body_of(0, first + 1)
+    first = next(i for i in range(100) if case.patient_of(0, i)[0] == case.patient_of(0, i + 1)[0])
+    one, two = body.body_of(0, first), body.body_of(0, first + 1)
     assert (one.fat, one.heart, one.diaphragms) == (two.fat, two.heart, two.diaphragms)
-    lasting = [{f for f in phantom_case.make_findings(0, i) if phantom_case.KINDS[f.label].chronic}
-               for i in (first, first + 1)]
+    lasting = [
+        {f for f in case.make_findings(0, i) if case.KINDS[f.label].chronic}
+        for i in (first, first + 1)
+    ]
     assert lasting[0] == lasting[1]
 
 
@@ -193,15 +230,24 @@ def test_one_small_lesion_is_all_there_is_and_small(tmp_path):
         (box,) = study.boxes
         assert study.labels == (f"nodule_{box.side}_{box.zone}",)
         height, width = study.pixels.shape
-        assert (box.x1 - box.x0) * width <= 32 and (box.y1 - box.y0) * width <= 32  # of 256: 16 of a 128-pixel input
+        assert (box.x1 - box.x0) * width <= 32 and (
+            box.y1 - box.y0
+        ) * width <= 32  # of 256: 16 of a 128-pixel input
         bare, _ = phantom.draw_findings(5, index, [])
         inside = np.zeros_like(study.pixels, dtype=bool)
-        inside[round(box.y0 * height) - 1:round(box.y1 * height) + 1,
-               round(box.x0 * width) - 1:round(box.x1 * width) + 1] = True
+        inside[
+            round(box.y0 * height) - 1 : round(box.y1 * height) + 1,
+            round(box.x0 * width) - 1 : round(box.x1 * width) + 1,
+        ] = True
         assert (bare == study.pixels)[~inside].all() and (bare != study.pixels)[inside].any()
-        stated = {m.finding for m in mentions(f"{study.findings} {study.impression}") if m.present}
+        stated = {
+            m.finding for m in find_mentions(f"{study.findings} {study.impression}") if m.present
+        }
         assert stated == {"nodule"}
     phantom.write(tmp_path / "d", studies=4, seed=5, processes=1, findings="one-small-lesion")
     about = json.loads((tmp_path / "d" / "dataset.json").read_text())
-    assert about["name"] == "phantom, one-small-lesion" and about["source"]["findings"] == "one-small-lesion"
+    assert (
+        about["name"] == "phantom, one-small-lesion"
+        and about["source"]["findings"] == "one-small-lesion"
+    )
     assert set(pd.read_parquet(tmp_path / "d" / "boxes.parquet")["label"]) == {"nodule"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mcr_lib import claim_table
+from benchmarks.study.tables import format_studies
 from mcr_lib.config import parse_settings, resolve
 
 ROOT = Path(__file__).parent.parent
@@ -15,9 +15,11 @@ TEXT = (ROOT / "README.md").read_text()
 def test_the_claims_are_what_the_command_prints():
     results, shown = ROOT / "benchmarks" / "results", []
     pages = TEXT + (ROOT / "benchmarks" / "RESULTS.md").read_text()
-    for names, block in re.findall(r"<!-- claims: ([a-z_ ]+) -->\n(.*?)<!-- end of claims -->", pages, re.S):
+    blocks = re.findall(r"<!-- claims: ([a-z_ ]+) -->\n(.*?)<!-- end of claims -->", pages, re.S)
+    for names, block in blocks:
         files = [results / f"study_{name}.json" for name in names.split()]
-        assert block.strip() == claim_table.tables(files).strip(), f"python -m mcr_lib study --table … of {names}"
+        printed = format_studies(files)
+        assert block.strip() == printed.strip(), f"python -m benchmarks.study --table … of {names}"
         shown += files
     assert sorted(shown) == sorted(results.glob("study_*.json"))
 
@@ -25,15 +27,18 @@ def test_the_claims_are_what_the_command_prints():
 @pytest.mark.parametrize("page", ["README.md", "benchmarks/RESULTS.md", "benchmarks/SCALING.md"])
 def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / page).read_text())
-    assert targets and [t for t in targets if not ((ROOT / page).parent / t).exists()] == []
+    missing = [target for target in targets if not ((ROOT / page).parent / target).exists()]
+    assert targets and missing == []
 
 
-def test_the_map_names_every_module_once():
-    section = TEXT.split("## How it is built")[1].split("\n## ")[0]
-    named = re.findall(r"`([a-z_ ]+)`", "\n".join(line for line in section.splitlines() if line.startswith("|")))
-    named = [name for names in named for name in names.split()]
-    there = {path.stem for path in (ROOT / "mcr_lib").glob("*.py")} - {"__init__", "__main__"} | {"plotting"}
-    assert sorted(named) == sorted(there)
+def test_the_map_names_every_module_of_the_library_once():
+    section = TEXT.split("## How it is built")[1].split("\n| folder")[0]
+    method = re.findall(r"^\| (\[.*?) \|", section, re.M)
+    names = re.findall(r"\[`([a-z_]+)`\]", " ".join(method))
+    names += re.findall(r"`([a-z_]+)`", section.split("What one does with it")[1])
+    there = {path.stem for path in (ROOT / "mcr_lib").glob("*.py")} - {"__init__", "__main__"}
+    assert sorted(set(names) - {"mcr_lib"}) == sorted(there)
+    assert len(names) == len(set(names)) + names.count("mcr_lib") - ("mcr_lib" in names)
 
 
 def test_the_settings_it_shows_are_accepted():

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from mcr_lib import ranking
-from mcr_lib.ranking import label_ranking, merge_texts, ranks
+from mcr_lib.ranking import KS, label_ranking, merge_texts, ranks
 from mcr_lib.retrieval import (
-    KS,
     PROTOCOLS,
     QueryRanks,
     chance,
@@ -37,14 +36,20 @@ def naive_ranks(queries, gallery, query_group, gallery_group):
     for query, own in zip(queries.tolist(), query_group.tolist(), strict=True):
         scores = [sum(a * b for a, b in zip(query, item, strict=True)) for item in gallery.tolist()]
         relevant = [group == own for group in gallery_group.tolist()]
-        best = max(score for score, is_relevant in zip(scores, relevant, strict=True) if is_relevant)
-        before = [s >= best and not is_relevant for s, is_relevant in zip(scores, relevant, strict=True)]
+        best = max(
+            score for score, is_relevant in zip(scores, relevant, strict=True) if is_relevant
+        )
+        before = [
+            s >= best and not is_relevant for s, is_relevant in zip(scores, relevant, strict=True)
+        ]
         result.append(1 + sum(before))
     return result
 
 
 def unit(rows, width, seed=0, dtype=torch.float32):
-    return F.normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=dtype))
+    return F.normalize(
+        torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    )
 
 
 def same(n_queries):
@@ -53,21 +58,24 @@ def same(n_queries):
 
 # --- ranks
 
-@pytest.mark.parametrize(("n_queries", "n_gallery", "n_groups"),
-                         [(11, 13, 5), (13, 19, 19), (19, 11, 1), (1, 1, 1)])
+
+@pytest.mark.parametrize(
+    ("n_queries", "n_gallery", "n_groups"), [(11, 13, 5), (13, 19, 19), (19, 11, 1), (1, 1, 1)]
+)
 @pytest.mark.parametrize("values", ["ties", "floats"])
-def test_ranks_equal_the_loops(n_queries, n_gallery, n_groups, values):
+def test_ranks_equal_the_loops(n_queries, n_gallery, n_groups, values, monkeypatch):
     generator = torch.Generator().manual_seed(n_queries)
     query_group = torch.randint(min(n_groups, n_gallery), (n_queries,), generator=generator) - 7
     gallery_group = torch.arange(n_gallery) % n_groups - 7
-    if values == "ties":    # small whole numbers: exact in any precision, and full of ties
+    if values == "ties":  # small whole numbers: exact in any precision, and full of ties
         queries = torch.randint(-1, 2, (n_queries, 3), generator=generator).float()
         gallery = torch.randint(-1, 2, (n_gallery, 3), generator=generator).float()
     else:
         queries, gallery = unit(n_queries, 17), unit(n_gallery, 17, seed=1)
     expected = naive_ranks(queries, gallery, query_group, gallery_group)
-    for chunk in (1, 4, 7, 1024):
-        assert ranks(queries, gallery, query_group, gallery_group, chunk=chunk).tolist() == expected
+    for items in (1, 40, 70, 2**20):
+        monkeypatch.setattr(ranking, "ITEMS", items)
+        assert ranks(queries, gallery, query_group, gallery_group).tolist() == expected
 
 
 def scores_as_features(rows):
@@ -77,33 +85,45 @@ def scores_as_features(rows):
 
 
 def test_a_matrix_read_by_eye():
-    queries, gallery = scores_as_features([[.9, .1, .2, .3],     # own first: 1
-                                           [.8, .7, .2, .1],     # one better: 2
-                                           [.5, .5, .5, .1],     # two tied with the own: 3
-                                           [.4, .3, .2, .1]])    # own is last: 4
+    queries, gallery = scores_as_features(
+        [
+            [0.9, 0.1, 0.2, 0.3],  # own first: 1
+            [0.8, 0.7, 0.2, 0.1],  # one better: 2
+            [0.5, 0.5, 0.5, 0.1],  # two tied with the own: 3
+            [0.4, 0.3, 0.2, 0.1],
+        ]
+    )  # own is last: 4
     assert ranks(queries, gallery, same(4), same(4)).tolist() == [1, 2, 3, 4]
 
 
 def test_the_best_of_several_relevant_items_counts_and_relevant_ties_cost_nothing():
-    queries, gallery = scores_as_features([[.9, .9, .1], [.2, .5, .5], [.1, .9, .2]])
-    assert ranks(queries, gallery, torch.tensor([0, 0, 1]), torch.tensor([0, 0, 1])).tolist() == [1, 2, 2]
+    queries, gallery = scores_as_features([[0.9, 0.9, 0.1], [0.2, 0.5, 0.5], [0.1, 0.9, 0.2]])
+    assert ranks(queries, gallery, torch.tensor([0, 0, 1]), torch.tensor([0, 0, 1])).tolist() == [
+        1,
+        2,
+        2,
+    ]
 
 
-def test_a_collapsed_model_gets_the_worst_rank():
+def test_a_collapsed_model_gets_the_worst_rank(monkeypatch):
     """Every feature the same: 512 wide float32, an odd size, so that blocks end at different places."""
     collapsed = unit(1, 512).repeat(101, 1)
-    for chunk in (7, 33, 64, 101):
-        assert ranks(collapsed, collapsed, same(101), same(101), chunk=chunk).unique().tolist() == [101]
+    for items in (7, 3333, 6464, 2**20):
+        monkeypatch.setattr(ranking, "ITEMS", items)
+        assert ranks(collapsed, collapsed, same(101), same(101)).unique().tolist() == [101]
 
 
-def test_duplicates_tie_in_every_block_shape():
+def test_duplicates_tie_in_every_block_shape(monkeypatch):
     """The same vector at every place must score the same; float32 blocks alone do not promise it."""
     gallery = unit(97, 512, seed=3)
     gallery[::2] = gallery[0]
     queries = F.normalize(gallery + 0.01 * unit(97, 512, seed=4))
-    expected = [49 if n % 2 == 0 else 1 for n in range(97)]   # 48 other copies tie with the own, then the own
-    for chunk in (5, 31, 96, 97):
-        assert ranks(queries, gallery, same(97), same(97), chunk=chunk).tolist() == expected
+    expected = [
+        49 if n % 2 == 0 else 1 for n in range(97)
+    ]  # 48 other copies tie with the own, then the own
+    for items in (5, 3007, 9312, 2**20):
+        monkeypatch.setattr(ranking, "ITEMS", items)
+        assert ranks(queries, gallery, same(97), same(97)).tolist() == expected
 
 
 def test_zero_query_ties_with_everything():
@@ -116,11 +136,19 @@ small = st.integers(-2, 2)
 @st.composite
 def problems(draw):
     """Whole-number features with ties, at least one relevant item for every query."""
-    n_queries, n_gallery, width = draw(st.integers(1, 9)), draw(st.integers(1, 11)), draw(st.integers(1, 4))
+    n_queries, n_gallery, width = (
+        draw(st.integers(1, 9)),
+        draw(st.integers(1, 11)),
+        draw(st.integers(1, 4)),
+    )
+
     def matrix(rows):
         row = st.lists(small, min_size=width, max_size=width)
         return torch.tensor(draw(st.lists(row, min_size=rows, max_size=rows)), dtype=torch.float32)
-    gallery_group = torch.tensor(draw(st.lists(st.integers(0, 3), min_size=n_gallery, max_size=n_gallery)))
+
+    gallery_group = torch.tensor(
+        draw(st.lists(st.integers(0, 3), min_size=n_gallery, max_size=n_gallery))
+    )
     chosen = draw(st.lists(st.integers(0, n_gallery - 1), min_size=n_queries, max_size=n_queries))
     return matrix(n_queries), matrix(n_gallery), gallery_group[chosen], gallery_group
 
@@ -132,31 +160,46 @@ def test_properties_of_ranks(problem, random):
     expected = ranks(*problem)
     assert expected.tolist() == naive_ranks(*problem)
     order = random.sample(range(len(gallery)), len(gallery))
-    assert ranks(queries, gallery[order], query_group, gallery_group[order]).equal(expected), "gallery order"
-    chunk = random.randint(1, 12)
-    assert ranks(*problem, chunk=chunk).equal(expected), "chunk size"
+    assert ranks(queries, gallery[order], query_group, gallery_group[order]).equal(expected), (
+        "gallery order"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "ITEMS", random.randint(1, 120))
+        assert ranks(*problem).equal(expected), "block size"
     again = [*range(len(gallery)), random.randrange(len(gallery))]
     longer = ranks(queries, gallery[again], query_group, gallery_group[again])
     assert (longer >= expected).all(), "a duplicate helps"
     factor = torch.tensor([[2.0 ** random.randint(-9, 9) * 1.7] for _ in queries])
-    assert ranks(factor * queries, gallery, query_group, gallery_group).equal(expected), "monotone transform"
-    assert ranks(queries, 0.3 * gallery, query_group, gallery_group).equal(expected), "monotone transform"
+    assert ranks(factor * queries, gallery, query_group, gallery_group).equal(expected), (
+        "monotone transform"
+    )
+    assert ranks(queries, 0.3 * gallery, query_group, gallery_group).equal(expected), (
+        "monotone transform"
+    )
 
 
 @st.composite
 def hard_problems(draw):
     """Real-valued features that float32 cannot tell apart: a few of them, many, or all."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
-    kind, width = draw(st.sampled_from(["random", "constant", "duplicates", "near", "clusters"])), draw(
-        st.sampled_from([2, 17, 67, 513]))
+    kind, width = (
+        draw(st.sampled_from(["random", "constant", "duplicates", "near", "clusters"])),
+        draw(st.sampled_from([2, 17, 67, 513])),
+    )
     n_queries, n_gallery, n_groups = (draw(st.integers(1, n)) for n in (60, 90, 40))
-    dtype, scale = draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16])), draw(
-        st.sampled_from([1.0, 3e-12, 7e11]))
+    dtype, scale = (
+        draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16])),
+        draw(st.sampled_from([1.0, 3e-12, 7e11])),
+    )
     gallery = torch.randn(n_gallery, width, generator=generator, dtype=torch.float64)
     some = torch.randint(-(-n_gallery // 3), (n_gallery,), generator=generator)
-    gallery = {"random": gallery, "constant": gallery[:1].expand(n_gallery, width), "duplicates": gallery[some],
-               "near": F.normalize(gallery[some]) + 3e-8 * gallery,
-               "clusters": gallery[some % 3] + 1e-3 * gallery}[kind]
+    gallery = {
+        "random": gallery,
+        "constant": gallery[:1].expand(n_gallery, width),
+        "duplicates": gallery[some],
+        "near": F.normalize(gallery[some]) + 3e-8 * gallery,
+        "clusters": gallery[some % 3] + 1e-3 * gallery,
+    }[kind]
     gallery_group = torch.randint(n_groups, (n_gallery,), generator=generator)
     own = torch.randint(n_gallery, (n_queries,), generator=generator)
     queries = gallery[own] + 0.1 * torch.randn(n_queries, width, generator=generator)
@@ -164,24 +207,29 @@ def hard_problems(draw):
 
 
 @settings(max_examples=150, deadline=None)
-@given(hard_problems(), st.sampled_from([1, 256, 10**9]), st.integers(1, 100))
-def test_ranks_are_those_of_the_rule_in_float64(problem, few, chunk):
-    """few = 1: always single scores; 10⁹: always whole blocks. The oracle forms the whole product in float64."""
+@given(hard_problems(), st.integers(1, 6000))
+def test_ranks_are_those_of_the_rule_in_float64(problem, items):
+    """The oracle forms the whole product in float64."""
     queries, gallery, query_group, gallery_group = problem
     longest = gallery.float().norm(dim=1).max().double()
-    scores = (F.normalize(queries.double()) @ (gallery.double() / longest).T).mul(1e9).round()     # (Q, G)
+    scores = (
+        (F.normalize(queries.double()) @ (gallery.double() / longest).T).mul(1e9).round()
+    )  # (Q, G)
     relevant = query_group[:, None] == gallery_group
     best = scores.masked_fill(~relevant, -torch.inf).amax(dim=1, keepdim=True)
     expected = 1 + ((scores >= best) & ~relevant).sum(dim=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "FEW", few)
-        assert ranks(*problem, chunk=chunk).equal(expected)
+        patch.setattr(ranking, "ITEMS", items)
+        assert ranks(*problem).equal(expected)
 
 
 def test_precision_that_the_caller_allows_elsewhere_does_not_matter():
     """bfloat16 arithmetic, allowed for training, must not reach the measurement."""
     gallery = F.normalize(unit(3, 64)[torch.arange(97) % 3] + 1e-4 * unit(97, 64, 1))
-    expected, before = ranks(gallery, gallery, same(97), same(97)), torch.get_float32_matmul_precision()
+    expected, before = (
+        ranks(gallery, gallery, same(97), same(97)),
+        torch.get_float32_matmul_precision(),
+    )
     try:
         torch.set_float32_matmul_precision("medium")
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -191,18 +239,27 @@ def test_precision_that_the_caller_allows_elsewhere_does_not_matter():
         torch.set_float32_matmul_precision(before)
 
 
-def test_no_block_is_larger_than_the_chunk(monkeypatch):
-    shapes, scores, not_worse = [], ranking._scores, ranking._not_worse
-    monkeypatch.setattr(ranking, "_scores", lambda q, g: (shapes.append((len(q), len(g))), scores(q, g))[1])
-    monkeypatch.setattr(ranking, "_not_worse", lambda q, low, g, *rest: (
-        shapes.append((len(q), len(g))), not_worse(q, low, g, *rest))[1])
-    ranks(unit(50, 8), unit(70, 8), torch.zeros(50).long(), torch.zeros(70).long(), chunk=16)
-    assert max(q for q, _ in shapes) == 16 and max(g for _, g in shapes) == 16
+def test_no_block_is_larger_than_allowed(monkeypatch):
+    shapes, scores = [], ranking._scores
+
+    def counted(queries, gallery):
+        shapes.append((len(queries), len(gallery)))
+        return scores(queries, gallery)
+
+    monkeypatch.setattr(ranking, "_scores", counted)
+    monkeypatch.setattr(ranking, "ITEMS", 16 * 70 + 5)
+    group = torch.zeros(70, dtype=torch.int64)
+    ranks(unit(50, 8), unit(70, 8), group[:50], group)
+    assert shapes == [(16, 70)] * 3 + [(2, 70)]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda q, g: q[0].fill_(torch.nan), "queries: 1 of 4 rows hold non-finite"),
-    (lambda q, g: g[1:3].fill_(torch.inf), "gallery: 2 of 4 rows hold non-finite")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda q, g: q[0].fill_(torch.nan), "queries: 1 of 4 rows hold non-finite"),
+        (lambda q, g: g[1:3].fill_(torch.inf), "gallery: 2 of 4 rows hold non-finite"),
+    ],
+)
 def test_non_finite_scores_are_an_error(change, message):
     queries, gallery = unit(4, 3), unit(4, 3)
     change(queries, gallery)
@@ -221,6 +278,7 @@ def test_a_query_without_a_relevant_item_is_an_error():
 
 # --- label-match
 
+
 def naive_precision(scores, relevant):
     """Pessimistic order by sorting (score down, irrelevant first): first hit, precision at K, AP."""
     order = sorted(range(len(scores)), key=lambda n: (-scores[n], relevant[n]))
@@ -230,8 +288,9 @@ def naive_precision(scores, relevant):
 
 
 @pytest.mark.parametrize(("n_queries", "n_gallery"), [(11, 13), (13, 19), (5, 3), (1, 1)])
-@pytest.mark.parametrize("block_items", [1, 40, 2**21])
-def test_label_ranking_equals_the_loops_with_ties(n_queries, n_gallery, block_items):
+@pytest.mark.parametrize("items", [1, 40, 2**21])
+def test_label_ranking_equals_the_loops_with_ties(n_queries, n_gallery, items, monkeypatch):
+    monkeypatch.setattr(ranking, "ITEMS", items)
     generator = torch.Generator().manual_seed(0)
     queries = torch.randint(-1, 2, (n_queries, 3), generator=generator).float()
     gallery = torch.randint(-1, 2, (n_gallery, 3), generator=generator).float()
@@ -240,8 +299,9 @@ def test_label_ranking_equals_the_loops_with_ties(n_queries, n_gallery, block_it
     query_labels = torch.randint(0, 2, (n_queries, 4), generator=generator)
     query_labels[:, 0] = 1
     relevant = (query_labels @ gallery_labels.T) > 0
-    n_relevant, first, precision, average = label_ranking(queries, gallery, query_labels, gallery_labels,
-                                                          block_items)
+    n_relevant, first, precision, average = label_ranking(
+        queries, gallery, query_labels, gallery_labels
+    )
     for n in range(n_queries):
         expected = naive_precision((queries[n] @ gallery.T).tolist(), relevant[n].tolist())
         assert (int(first[n]), precision[n].tolist()) == (expected[0], pytest.approx(expected[1]))
@@ -255,8 +315,15 @@ def test_label_match_equals_scikit_learn_without_ties():
     sets = [set(row.split("|")) for row in labels]
     relevant = np.array([[bool(a & b) for b in sets] for a in sets])
     scores = (images @ texts.T).numpy()
-    result = evaluate(images, texts, texts=[str(n) for n in range(19)], labels=labels,
-                      clusters=["p"] * 19, protocol="label-match", n_bootstrap=0)
+    result = evaluate(
+        images,
+        texts,
+        texts=[str(n) for n in range(19)],
+        labels=labels,
+        clusters=["p"] * 19,
+        protocol="label-match",
+        n_bootstrap=0,
+    )
     for direction, matrix in zip(DIRECTIONS, (scores, scores.T), strict=True):
         expected = np.mean([average_precision_score(relevant[n], matrix[n]) for n in range(19)])
         assert result[f"{direction}_mAP"] == pytest.approx(100 * expected)
@@ -265,20 +332,40 @@ def test_label_match_equals_scikit_learn_without_ties():
 def test_label_match_leaves_out_pairs_without_a_label_and_counts_them():
     labels = ["a", "", "a|b", " | ", "b", "c", ""]
     images, texts = unit(7, 8), unit(7, 8, seed=1)
-    arguments = {"texts": [f"t{n}" for n in range(7)], "clusters": ["p", "q", "p", "q", "r", "r", "s"]}
-    result = evaluate(images, texts, labels=labels, protocol="label-match", n_bootstrap=20, **arguments)
-    assert result["left_out"] == 3 and result["gallery"]["images"] == 4 and result["gallery"]["clusters"] == 2
+    arguments = {
+        "texts": [f"t{n}" for n in range(7)],
+        "clusters": ["p", "q", "p", "q", "r", "r", "s"],
+    }
+    result = evaluate(
+        images, texts, labels=labels, protocol="label-match", n_bootstrap=20, **arguments
+    )
+    assert (
+        result["left_out"] == 3
+        and result["gallery"]["images"] == 4
+        and result["gallery"]["clusters"] == 2
+    )
     kept = [0, 2, 4, 5]
-    alone = evaluate(images[kept], texts[kept], labels=[labels[n] for n in kept], protocol="label-match",
-                     n_bootstrap=20, **{name: [value[n] for n in kept] for name, value in arguments.items()})
+    alone = evaluate(
+        images[kept],
+        texts[kept],
+        labels=[labels[n] for n in kept],
+        protocol="label-match",
+        n_bootstrap=20,
+        **{name: [value[n] for n in kept] for name, value in arguments.items()},
+    )
     assert alone | {"left_out": 3} == result
-    assert query_ranks(images, texts, texts=arguments["texts"], labels=labels,
-                       protocol="label-match")["text_to_image"].rows.tolist() == kept
+    assert (
+        query_ranks(images, texts, texts=arguments["texts"], labels=labels, protocol="label-match")[
+            "text_to_image"
+        ].rows.tolist()
+        == kept
+    )
     with pytest.raises(ValueError, match="none of the 7 pairs"):
         evaluate(images, texts, labels=[""] * 7, protocol="label-match", **arguments)
 
 
 # --- protocols
+
 
 def arguments_for(count, seed=0, n_texts=None, n_clusters=4):
     """Features of unrelated pairs with repeated reports; the reports of one text have one feature."""
@@ -287,13 +374,16 @@ def arguments_for(count, seed=0, n_texts=None, n_clusters=4):
     spelling = ["report {} ", "Report  {}"]
     texts = [spelling[random.integers(2)].format(n) for n in text_id]
     return (unit(count, 12, seed), unit(count, 12, seed + 1)[text_id]), {
-        "texts": texts, "labels": ["abc"[n % 3] for n in range(count)],
-        "clusters": [f"p{n}" for n in random.integers(0, n_clusters, count)]}
+        "texts": texts,
+        "labels": ["abc"[n % 3] for n in range(count)],
+        "clusters": [f"p{n}" for n in random.integers(0, n_clusters, count)],
+    }
 
 
 def test_merge_texts_ignores_space_and_case_only():
-    text_id, first = merge_texts(["No  acute\ndisease.", "clear", " no acute disease. ", "no acute disease",
-                                  "CLEAR"])
+    text_id, first = merge_texts(
+        ["No  acute\ndisease.", "clear", " no acute disease. ", "no acute disease", "CLEAR"]
+    )
     assert text_id.tolist() == [0, 1, 0, 2, 1] and first.tolist() == [0, 1, 3]
     with pytest.raises(ValueError, match="2 of 3 reports are empty"):
         merge_texts(["", "a", " \n"])
@@ -307,8 +397,12 @@ def test_text_identical_equals_the_loops():
     first = torch.tensor([keys.index(key) for key in distinct])
     number = torch.tensor([distinct.index(key) for key in keys])
     asked = same(len(first))
-    assert result["image_to_text"].ranks.tolist() == naive_ranks(images, reports[first], number, asked)
-    assert result["text_to_image"].ranks.tolist() == naive_ranks(reports[first], images, asked, number)
+    assert result["image_to_text"].ranks.tolist() == naive_ranks(
+        images, reports[first], number, asked
+    )
+    assert result["text_to_image"].ranks.tolist() == naive_ranks(
+        reports[first], images, asked, number
+    )
     assert result["text_to_image"].rows.equal(first)
     assert result["text_to_image"].n_relevant.tolist() == [keys.count(key) for key in distinct]
 
@@ -316,10 +410,16 @@ def test_text_identical_equals_the_loops():
 def test_exact_counts_identical_reports_against_the_model_and_text_identical_does_not():
     images = torch.eye(3)[[0, 0, 1, 2]]
     reports, texts = images.clone(), ["same", "Same", "b", "c"]
-    reports[1] = F.normalize(torch.tensor([1, 1e-3, 0]), dim=0)    # a second encoding must not break the tie
+    reports[1] = F.normalize(
+        torch.tensor([1, 1e-3, 0]), dim=0
+    )  # a second encoding must not break the tie
     rest = {"texts": texts, "labels": [""] * 4}
     exact = query_ranks(images, reports, protocol="exact", **rest)
-    assert exact["image_to_text"].ranks.tolist() == exact["text_to_image"].ranks.tolist() == [2, 2, 1, 1]
+    assert (
+        exact["image_to_text"].ranks.tolist()
+        == exact["text_to_image"].ranks.tolist()
+        == [2, 2, 1, 1]
+    )
     merged = query_ranks(images, reports, **rest)
     assert merged["image_to_text"].ranks.tolist() == [1, 1, 1, 1]
     assert merged["text_to_image"].ranks.tolist() == [1, 1, 1]
@@ -338,36 +438,64 @@ def test_perfect_features_have_every_recall_at_100():
 def test_evaluate_has_exactly_the_documented_keys_and_is_json(protocol):
     features, rest = arguments_for(23, n_texts=9)
     result = evaluate(*features, protocol=protocol, n_bootstrap=50, seed=3, **rest)
-    measures = ["precision@1", "precision@5", "precision@10", "mAP"] if protocol == "label-match" else [
-        "R@1", "R@5", "R@10", "median_rank", "mean_rank"]
+    measures = (
+        ["precision@1", "precision@5", "precision@10", "mAP"]
+        if protocol == "label-match"
+        else ["R@1", "R@5", "R@10", "median_rank", "mean_rank"]
+    )
     names = {f"{direction}_{measure}" for direction in DIRECTIONS for measure in measures}
     names |= set() if protocol == "label-match" else {"rsum"}
-    about = {"chance", "interval", "protocol", "gallery", "tie_rule", "n_bootstrap", "seed", "left_out"}
-    assert set(result) == names | about and set(result["chance"]) == set(result["interval"]) == names
+    about = {
+        "chance",
+        "interval",
+        "protocol",
+        "gallery",
+        "tie_rule",
+        "n_bootstrap",
+        "seed",
+        "left_out",
+    }
+    assert (
+        set(result) == names | about and set(result["chance"]) == set(result["interval"]) == names
+    )
     assert json.loads(json.dumps(result)) == result and result["protocol"] == protocol
     assert all(low <= result[name] <= high for name, (low, high) in result["interval"].items())
     if protocol != "label-match":
         recalls = [result[f"{direction}_R@{k}"] for direction in DIRECTIONS for k in KS]
         assert result["rsum"] == pytest.approx(sum(recalls))
-    assert evaluate(*features, protocol=protocol, n_bootstrap=50, seed=3, **rest) == result, "same seed"
+    assert evaluate(*features, protocol=protocol, n_bootstrap=50, seed=3, **rest) == result, (
+        "same seed"
+    )
 
 
 def test_gallery_sizes_are_those_of_the_protocol():
     features, rest = arguments_for(23, n_texts=9)
     distinct = len({text.lower().strip().split()[1] for text in rest["texts"]})
     merged = evaluate(*features, n_bootstrap=0, **rest)
-    assert merged["gallery"] == {"images": 23, "texts": distinct, "distinct_texts": distinct, "clusters": 4,
-                                 "image_to_text_queries": 23, "text_to_image_queries": distinct}
+    assert merged["gallery"] == {
+        "images": 23,
+        "texts": distinct,
+        "distinct_texts": distinct,
+        "clusters": 4,
+        "image_to_text_queries": 23,
+        "text_to_image_queries": distinct,
+    }
     assert merged["interval"] == {}
     exact = evaluate(*features, protocol="exact", n_bootstrap=0, **rest)["gallery"]
-    assert (exact["texts"], exact["distinct_texts"], exact["text_to_image_queries"]) == (23, distinct, 23)
+    assert (exact["texts"], exact["distinct_texts"], exact["text_to_image_queries"]) == (
+        23,
+        distinct,
+        23,
+    )
 
 
 def test_one_pair_and_one_group():
     (images, reports), rest = arguments_for(1)
     for protocol in PROTOCOLS:
         result = evaluate(images, reports, protocol=protocol, n_bootstrap=5, **rest)
-        assert result["chance"] == {name: result[name] for name in result["chance"]}, "nothing to get wrong"
+        assert result["chance"] == {name: result[name] for name in result["chance"]}, (
+            "nothing to get wrong"
+        )
     one_text = arguments_for(11)[1] | {"texts": ["normal"] * 11}
     result = evaluate(unit(11, 4), unit(11, 4, seed=1), n_bootstrap=5, **one_text)
     assert result["rsum"] == result["chance"]["rsum"] == 600
@@ -376,10 +504,12 @@ def test_one_pair_and_one_group():
 
 def test_bad_input_is_one_clear_line():
     (images, reports), rest = arguments_for(5)
-    for change, message in (({"protocol": "fuzzy"}, "unknown protocol 'fuzzy'"),
-                            ({"texts": ["a"]}, "one cluster per"),
-                            ({"labels": []}, "one row per pair"),
-                            ({"clusters": ["p", None] * 2 + ["q"]}, "none empty")):
+    for change, message in (
+        ({"protocol": "fuzzy"}, "unknown protocol 'fuzzy'"),
+        ({"texts": ["a"]}, "one cluster per"),
+        ({"labels": []}, "one row per pair"),
+        ({"clusters": ["p", None] * 2 + ["q"]}, "none empty"),
+    ):
         with pytest.raises(ValueError, match=message):
             evaluate(images, reports, **rest | change)
     with pytest.raises(ValueError, match="text_features: expected unit vectors"):
@@ -390,6 +520,7 @@ def test_bad_input_is_one_clear_line():
 
 # --- chance
 
+
 def as_result(ranks_, n_relevant, size, **values):
     rows = torch.arange(len(n_relevant))
     return QueryRanks(rows, rows, size, torch.tensor(n_relevant), torch.tensor(ranks_), **values)
@@ -399,32 +530,52 @@ def as_result(ranks_, n_relevant, size, **values):
 def test_chance_is_the_mean_over_all_orders(size, m):
     """Not a simulation: every set of places that m relevant items can take among `size`."""
     scores = list(range(size, 0, -1))
-    outcomes = [naive_precision(scores, [place in places for place in range(size)])
-                for places in itertools.combinations(range(size), m)]
+    outcomes = [
+        naive_precision(scores, [place in places for place in range(size)])
+        for places in itertools.combinations(range(size), m)
+    ]
     first = [outcome[0] for outcome in outcomes]
     exact = chance({"image_to_text": as_result([1], [m], size)})
     for k in KS:
-        assert exact[f"image_to_text_R@{k}"] == pytest.approx(100 * np.mean([rank <= k for rank in first]))
+        assert exact[f"image_to_text_R@{k}"] == pytest.approx(
+            100 * np.mean([rank <= k for rank in first])
+        )
     assert exact["image_to_text_mean_rank"] == pytest.approx(np.mean(first))
     assert exact["image_to_text_median_rank"] == pytest.approx(np.median(first))
     none = torch.zeros(1, 3).double(), torch.zeros(1).double()
-    exact = chance({"image_to_text": as_result([1], [m], size, precision=none[0], average_precision=none[1])})
+    exact = chance(
+        {"image_to_text": as_result([1], [m], size, precision=none[0], average_precision=none[1])}
+    )
     for column, k in enumerate(KS):
         mean = np.mean([outcome[1][column] for outcome in outcomes])
         assert exact[f"image_to_text_precision@{k}"] == pytest.approx(100 * mean)
-    assert exact["image_to_text_mAP"] == pytest.approx(100 * np.mean([outcome[2] for outcome in outcomes]))
+    assert exact["image_to_text_mAP"] == pytest.approx(
+        100 * np.mean([outcome[2] for outcome in outcomes])
+    )
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_chance_is_what_random_features_get(protocol):
     """End to end: 200 random models on one data set, mean within four standard errors."""
     rest = arguments_for(13, n_texts=6)[1] | {"labels": ["a", "b", "a|b", "c"] * 3 + ["a"]}
-    if protocol != "text-identical":     # there identical reports tie, and a tie is worse than a random order
+    if (
+        protocol != "text-identical"
+    ):  # there identical reports tie, and a tie is worse than a random order
         rest["texts"] = [f"report {n}" for n in range(13)]
-    runs = [evaluate(unit(13, 9, seed=2 * n), unit(13, 9, seed=2 * n + 1), protocol=protocol, n_bootstrap=0,
-                     **rest) for n in range(200)]
+    runs = [
+        evaluate(
+            unit(13, 9, seed=2 * n),
+            unit(13, 9, seed=2 * n + 1),
+            protocol=protocol,
+            n_bootstrap=0,
+            **rest,
+        )
+        for n in range(200)
+    ]
     for name, expected in runs[0]["chance"].items():
-        if "median" in name:      # the exact value is that of all ranks together, not of the mean over runs
+        if (
+            "median" in name
+        ):  # the exact value is that of all ranks together, not of the mean over runs
             continue
         values = np.array([run[name] for run in runs])
         assert abs(values.mean() - expected) <= 4 * values.std() / np.sqrt(len(runs)) + 1e-9, name
@@ -432,11 +583,14 @@ def test_chance_is_what_random_features_get(protocol):
 
 # --- bootstrap
 
+
 def naive_mean(measured, measure, weights):
     """One metric of one resample, query by query."""
-    if measure == "median_rank":      # the ranks at which half of the weight is reached, and passed
+    if measure == "median_rank":  # the ranks at which half of the weight is reached, and passed
         ordered = sorted(zip(measured.ranks.tolist(), weights, strict=True))
-        reached = list(zip(np.cumsum([weight for _, weight in ordered]) / sum(weights), ordered, strict=True))
+        reached = list(
+            zip(np.cumsum([weight for _, weight in ordered]) / sum(weights), ordered, strict=True)
+        )
         lower = next(rank for part, (rank, _) in reached if part >= 0.5 - 1e-7)
         upper = next(rank for part, (rank, _) in reached if part > 0.5 + 1e-7)
         return (lower + upper) / 2
@@ -446,8 +600,14 @@ def naive_mean(measured, measure, weights):
         values = (100 * measured.average_precision).tolist()
     else:
         kind, k = measure.split("@")
-        values = (100 * (measured.precision[:, KS.index(int(k))] if kind == "precision"
-                         else measured.ranks <= int(k))).tolist()
+        values = (
+            100
+            * (
+                measured.precision[:, KS.index(int(k))]
+                if kind == "precision"
+                else measured.ranks <= int(k)
+            )
+        ).tolist()
     return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
 
 
@@ -463,7 +623,9 @@ def test_intervals_equal_a_naive_loop_over_the_same_draws(protocol):
         for direction, measured in results.items():
             query_of_pair, count = measured.query_of_pair.tolist(), len(measured.rows)
             times = [draw[patients.index(patient)] for patient in rest["clusters"]]
-            behind = [[times[n] for n in range(23) if query_of_pair[n] == query] for query in range(count)]
+            behind = [
+                [times[n] for n in range(23) if query_of_pair[n] == query] for query in range(count)
+            ]
             weights = [sum(draws) / len(draws) for draws in behind]
             for name in samples:
                 if name.startswith(direction):
@@ -473,14 +635,18 @@ def test_intervals_equal_a_naive_loop_over_the_same_draws(protocol):
         for name, value in sample.items():
             samples[name].append(value)
     for name, values in samples.items():
-        assert result["interval"][name] == pytest.approx(np.quantile(values, [0.025, 0.975]).tolist()), name
+        assert result["interval"][name] == pytest.approx(
+            np.quantile(values, [0.025, 0.975]).tolist()
+        ), name
 
 
 def test_whole_number_weights_are_the_same_as_repeating_the_queries():
     measured = as_result([3, 1, 8, 2, 30], [1] * 5, 40)
     draws = cluster_draws(5, 30, 0)
     assert draws.sum(dim=1).unique().tolist() == [5]
-    table = summarise({"image_to_text": measured}, {"image_to_text": query_weights(draws, same(5), same(5))})
+    table = summarise(
+        {"image_to_text": measured}, {"image_to_text": query_weights(draws, same(5), same(5))}
+    )
     for n, draw in enumerate(draws.long()):
         repeated = np.repeat(measured.ranks.numpy(), draw.numpy())
         assert float(table["image_to_text_median_rank"][n]) == np.median(repeated)
@@ -492,8 +658,10 @@ def test_interval_covers_the_truth_when_the_images_of_a_patient_go_together():
     """50 patients × 4 images that hit or miss together: patients as clusters cover, single images do not."""
     random, truth, covered = np.random.default_rng(0), 40.0, {"patients": 0, "images": 0}
     clusters = {"patients": torch.arange(200) // 4, "images": torch.arange(200)}
-    weights = {kind: query_weights(cluster_draws(len(cluster.unique()), 400, 0), cluster, same(200))
-               for kind, cluster in clusters.items()}
+    weights = {
+        kind: query_weights(cluster_draws(len(cluster.unique()), 400, 0), cluster, same(200))
+        for kind, cluster in clusters.items()
+    }
     for _ in range(100):
         hits = np.repeat(random.random(50) < truth / 100, 4)
         measured = {"image_to_text": as_result(np.where(hits, 1, 20).tolist(), [1] * 200, 40)}
@@ -508,20 +676,30 @@ def test_two_arms_are_paired_by_the_same_draws():
     """What a study does: one set of draws, the difference of two arms; better ranks never lose."""
     features, rest = arguments_for(19, n_texts=8)
     results = query_ranks(*features, texts=rest["texts"], labels=rest["labels"])
-    better = {name: replace(value, ranks=(value.ranks - 3).clamp(min=1)) for name, value in results.items()}
+    better = {
+        name: replace(value, ranks=(value.ranks - 3).clamp(min=1))
+        for name, value in results.items()
+    }
     clusters = torch.arange(19) // 3
-    weights = {name: query_weights(cluster_draws(7, 100, 0), clusters, value.query_of_pair)
-               for name, value in results.items()}
+    weights = {
+        name: query_weights(cluster_draws(7, 100, 0), clusters, value.query_of_pair)
+        for name, value in results.items()
+    }
     difference = summarise(better, weights)["rsum"] - summarise(results, weights)["rsum"]
     assert difference.shape == (100,) and (difference >= 0).all() and difference.max() > 0
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: compares it with the CPU")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA device: compares it with the CPU"
+)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_cuda_gives_the_same_numbers(protocol):
     (images, reports), rest = arguments_for(97, n_texts=40)
     on_cpu = evaluate(images, reports, protocol=protocol, n_bootstrap=50, **rest)
     on_cuda = evaluate(images.cuda(), reports.cuda(), protocol=protocol, n_bootstrap=50, **rest)
-    flat = [pd.json_normalize(result).drop(columns=["tie_rule", "protocol"]) for result in (on_cpu, on_cuda)]
+    flat = [
+        pd.json_normalize(result).drop(columns=["tie_rule", "protocol"])
+        for result in (on_cpu, on_cuda)
+    ]
     for name in flat[0]:
         assert flat[1][name][0] == pytest.approx(flat[0][name][0]), name

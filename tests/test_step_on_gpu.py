@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mcr_lib.arms import FRAMEWORKS
-from mcr_lib.benchmark import Endless
+from benchmarks.cost.subjects import Endless
+from benchmarks.study.arms import FRAMEWORKS
 from mcr_lib.config import resolve
 from mcr_lib.data import prepare_images
 from mcr_lib.model import MCR, Batch
@@ -33,7 +33,11 @@ class Waits(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         if "copy" in str(func):
-            devices = {t.device.type for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)}
+            devices = {
+                t.device.type
+                for t in tree_leaves((args, kwargs, out))
+                if isinstance(t, torch.Tensor)
+            }
             self.found += [str(func)] * (len(devices) > 1)
         return out
 
@@ -41,6 +45,7 @@ class Waits(TorchDispatchMode):
 @pytest.fixture
 def no_backward(monkeypatch):
     """Autograd's engine wants a real device: gradients are put there instead."""
+
     def leaves(tensors):
         for tensor in tensors:
             node = tensor.grad_fn
@@ -49,7 +54,11 @@ def no_backward(monkeypatch):
                 node = waiting.pop()
                 if hasattr(node, "variable"):
                     node.variable.grad = torch.zeros_like(node.variable)
-                waiting += [following for following, _ in node.next_functions if following and following not in seen]
+                waiting += [
+                    following
+                    for following, _ in node.next_functions
+                    if following and following not in seen
+                ]
                 seen |= {following for following, _ in node.next_functions}
 
     monkeypatch.setattr(torch.Tensor, "backward", lambda tensor, *rest: leaves([tensor]))
@@ -67,9 +76,15 @@ def step_on_fake_cuda(parts=1, **settings):
             for name, b in module.named_buffers(recurse=False):
                 setattr(module, name, torch.empty(b.shape, dtype=b.dtype, device=CUDA))
         model.to = lambda device: model  # it is there
-        batch = Batch(torch.randn(N, config.model.in_chans, size, size, device=CUDA),
-                      torch.zeros(N, T, dtype=torch.long, device=CUDA), torch.ones(N, T, dtype=torch.long, device=CUDA),
-                      torch.rand(N, L, device=CUDA), torch.rand(N, T, device=CUDA), None, (16, 24))
+        batch = Batch(
+            torch.randn(N, config.model.in_chans, size, size, device=CUDA),
+            torch.zeros(N, T, dtype=torch.long, device=CUDA),
+            torch.ones(N, T, dtype=torch.long, device=CUDA),
+            torch.rand(N, L, device=CUDA),
+            torch.rand(N, T, device=CUDA),
+            None,
+            (16, 24),
+        )
         trainer = Trainer(model.train(), Endless(), config.train, run=Path(), device=CUDA)
         with Waits() as waits:
             losses, norm = trainer.train_step([batch] * parts)

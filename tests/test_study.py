@@ -14,26 +14,32 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import choose, variant_cost
-from data_prep.folder import locked
-from mcr_lib import (
-    checkpoint,
-    claim_table,
-    claims,
-    plotting,
-    run_folder,
+from benchmarks.cost import variants
+from benchmarks.study import __main__ as study_command
+from benchmarks.study import (
+    choose,
+    comparisons,
+    figures,
+    interval,
+    measure,
+    pictures,
+    runs,
     step_cost,
-    study,
-    study_figures,
-    study_run,
-    verdict,
+    summary,
+    tables,
 )
-from mcr_lib.__main__ import main
-from mcr_lib.arms import ARMS, FRAMEWORKS, GROUPS, chosen
+from benchmarks.study.arms import ARMS, FRAMEWORKS, GROUPS, parse_arms
+from data_prep.commands import run_app
+from data_prep.folder import locked, write_json
+from kit.plotting.style import png
 from mcr_lib.config import ConfigError, read_config, resolve
 from mcr_lib.data import PairData, TrainBatches
-from mcr_lib.precision import autocast_dtype
-from mcr_lib.run_folder import RunError
+from mcr_lib.engine import checkpoint
+from mcr_lib.engine.precision import autocast_dtype
+from mcr_lib.engine.run_folder import RunError
+from mcr_lib.evaluate import evaluate_run
+from mcr_lib.run import build_model, load_run
+from mcr_lib.tokenizer import load_tokenizer, with_vocabulary
 
 CPU = torch.device("cpu")
 SETTINGS = {"steps": 6, "log_every": 1, "checkpoint_every": 2, "batch_size": 16}
@@ -44,17 +50,24 @@ PRECISION = "bfloat16" if autocast_dtype("auto", CPU) else "float32"
 def with_costs(out):
     """A folder with a cost.json, as if handed over from another machine: two-stream's steps take twice MCR's time."""
     out.mkdir(parents=True)
-    costs = {f"{f}-{a}": {"seconds": [s, s * 1.02], "peak_bytes": [b, b + 1], "flops": s} for a in ("mba", "abm")
-             for f, s, b in zip(FRAMEWORKS, (0.9, 0.5, 1.0, 0.5), (80, 60, 100, 70), strict=True)}
-    run_folder.write_json(out / "cost.json", {"arms": costs, "steps_of": {}, "device": "cpu", "batch_size": 16,
-                                            "precision": PRECISION})
+    costs = {
+        f"{f}-{a}": {"seconds": [s, s * 1.02], "peak_bytes": [b, b + 1], "flops": s}
+        for a in ("mba", "abm")
+        for f, s, b in zip(FRAMEWORKS, (0.9, 0.5, 1.0, 0.5), (80, 60, 100, 70), strict=True)
+    }
+    write_json(
+        out / "cost.json",
+        {"arms": costs, "steps_of": {}, "device": "cpu", "batch_size": 16, "precision": PRECISION},
+    )
     return out
 
 
 @pytest.fixture(scope="module")
 def whole(phantom, tmp_path_factory):
     out = with_costs(tmp_path_factory.mktemp("study") / "whole")
-    study.study(phantom, out, arms=PLAN, seeds="2", profile="smoke", settings=SETTINGS, device=CPU)
+    runs.run_study(
+        phantom, out, arms=PLAN, seeds="2", profile="smoke", settings=SETTINGS, device=CPU
+    )
     return out
 
 
@@ -63,12 +76,16 @@ def result(out, name):
 
 
 def test_all_arms_start_from_the_same_weights_and_see_the_same_batches_and_masks(phantom, whole):
-    tokenizer = run_folder.load_tokenizer(whole / "runs" / "mcr-mba-seed0" / "tokenizer")
+    tokenizer = load_tokenizer(whole / "runs" / "mcr-mba-seed0" / "tokenizer")
     first = None
     for arm in GROUPS["core"]:
-        config = run_folder.with_vocabulary(resolve("smoke", {**SETTINGS, **arm.settings, "seed": 3}), tokenizer)
-        weights = study_run.initial_model(config).state_dict()
-        batches = TrainBatches(PairData(phantom, "train", tokenizer, config.model), config.train, CPU)
+        config = with_vocabulary(
+            resolve("smoke", {**SETTINGS, **arm.settings, "seed": 3}), tokenizer
+        )
+        weights = build_model(config).state_dict()
+        batches = TrainBatches(
+            PairData(phantom, "train", tokenizer, config.model), config.train, CPU
+        )
         seen = [part for parts in batches(0, 3) for part in parts]
         first = first or (weights, seen)
         for name in weights.keys() & first[0].keys():
@@ -77,19 +94,28 @@ def test_all_arms_start_from_the_same_weights_and_see_the_same_batches_and_masks
         for batch, other in zip(seen, first[1], strict=True):
             for field in ("images", "input_ids", "image_noise", "text_noise", "pairs"):
                 assert torch.equal(getattr(batch, field), getattr(other, field)), (arm.name, field)
-    other_seed = study_run.initial_model(config.model_copy(update={"train": config.train.model_copy(
-        update={"seed": 4})})).state_dict()
-    assert not torch.equal(other_seed["image_head.map.0.weight"], first[0]["image_head.map.0.weight"])
+    other_seed = build_model(
+        config.model_copy(update={"train": config.train.model_copy(update={"seed": 4})})
+    ).state_dict()
+    assert not torch.equal(
+        other_seed["image_head.map.0.weight"], first[0]["image_head.map.0.weight"]
+    )
 
 
 def test_an_arm_differs_from_the_profile_in_its_own_keys_only():
-    plain = study._flat(resolve("demo").model_dump(mode="json"))
+    plain = summary.flatten_config(resolve("demo").model_dump(mode="json"))
     for arm in ARMS.values():
-        settings = study._flat(resolve("demo", arm.settings).model_dump(mode="json"))
+        settings = summary.flatten_config(resolve("demo", arm.settings).model_dump(mode="json"))
         assert {k for k in plain if settings[k] != plain[k]} <= set(arm.settings), arm.name
-    assert {a.name for a in GROUPS["core"]} == {f"{f}-{a}" for f in FRAMEWORKS for a in ("mba", "abm")}
-    assert [arm.name for arm in chosen("null, mcr-mba,null-mba")] == ["null-mba", "null-abm", "mcr-mba"]
-    for claim in claims.CLAIMS:
+    assert {a.name for a in GROUPS["core"]} == {
+        f"{f}-{a}" for f in FRAMEWORKS for a in ("mba", "abm")
+    }
+    assert [arm.name for arm in parse_arms("null, mcr-mba,null-mba")] == [
+        "null-mba",
+        "null-abm",
+        "mcr-mba",
+    ]
+    for claim in comparisons.COMPARISONS:
         assert all(claim.ratio or arm in ARMS for arm in claim.contrast)
 
 
@@ -103,9 +129,9 @@ def test_null_control_is_exactly_zero_on_trained_weights(whole):
 
 def test_the_null_check_would_notice_a_map_that_is_not_linear(phantom, whole):
     run = whole / "runs" / "mcr-mba-seed0"
-    model, tokenizer = run_folder.load(run)
+    model, tokenizer = load_run(run)
     test = PairData(phantom, "test", tokenizer, model.config)
-    both = study_run.both_orders(run, test, test.table["report"].tolist(), test.table["labels"].tolist())
+    both = measure.compare_orders(run, test)
     assert both["ranks_that_differ"] > 0 and both["largest_feature_difference"] > 1e-4
 
 
@@ -113,16 +139,20 @@ def test_result_files_agree_with_evaluate_and_hold_no_text(phantom, whole):
     stored = result(whole, "mcr-mba-seed1")
     run = whole / "runs" / "mcr-mba-seed1"
     for name, masked in (("unmasked", False), ("masked", True)):
-        measured = run_folder.evaluate(run, phantom, masked=masked, device=CPU)
+        measured = evaluate_run(run, phantom, masked=masked, device=CPU)
         for key, value in stored["metrics"][f"test, {name}"].items():
             assert value == pytest.approx(measured[key]), key
-        assert verdict.measure(stored, "rsum masked" if masked else "rsum")[0] == pytest.approx(measured["rsum"])
-    unmasked = run_folder.evaluate(run, phantom, device=CPU)
+        assert interval.measure_value(stored, "rsum masked" if masked else "rsum")[
+            0
+        ] == pytest.approx(measured["rsum"])
+    unmasked = evaluate_run(run, phantom, device=CPU)
     for key in ("gap_distance", "alignment", "true_pair_cosine"):
-        assert verdict.measure(stored, key)[0] == pytest.approx(unmasked["modality_gap"][key], abs=2e-5)
-    by_label = run_folder.evaluate(run, phantom, protocol="label-match", device=CPU)
+        assert interval.measure_value(stored, key)[0] == pytest.approx(
+            unmasked["modality_gap"][key], abs=2e-5
+        )
+    by_label = evaluate_run(run, phantom, protocol="label-match", device=CPU)
     mean = (by_label["image_to_text_mAP"] + by_label["text_to_image_mAP"]) / 2
-    assert verdict.measure(stored, "mAP")[0] == pytest.approx(mean, abs=1e-3)
+    assert interval.measure_value(stored, "mAP")[0] == pytest.approx(mean, abs=1e-3)
     assert set(stored["gap"]) == {"start", "middle", "end"} and stored["gap"]["middle"]["step"] == 3
     assert stored["gap"]["start"] != stored["gap"]["end"]
     assert set(stored["gradient_agreement"]) == {"image", "text"}
@@ -130,13 +160,16 @@ def test_result_files_agree_with_evaluate_and_hold_no_text(phantom, whole):
     table = pd.read_parquet(phantom / "manifest.parquet")
     for path in [*(whole / "results").glob("*.json"), whole / "study.json"]:
         text = path.read_text()
-        assert not any(value in text for column in ("report", "patient_id", "pair_id", "image_path")
-                       for value in table[column])
+        assert not any(
+            value in text
+            for column in ("report", "patient_id", "pair_id", "image_path")
+            for value in table[column]
+        )
         assert str(whole) not in text and path.stat().st_size < 100_000
 
 
 def test_gradient_agreement_of_one_task_is_none_and_of_equal_tasks_one(phantom, whole):
-    model, tokenizer = run_folder.load(whole / "runs" / "mcr-mba-seed0")
+    model, tokenizer = load_run(whole / "runs" / "mcr-mba-seed0")
     pairs = PairData(phantom, "validate", tokenizer, model.config)
     forward = type(model).forward
 
@@ -148,22 +181,32 @@ def test_gradient_agreement_of_one_task_is_none_and_of_equal_tasks_one(phantom, 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(model), "forward", same_task)
-        agreement = study_run.gradient_agreement(model, pairs, 8, CPU)
-    assert agreement["image"] == pytest.approx(1, abs=1e-5) and agreement["text"] == pytest.approx(-1, abs=1e-5)
+        agreement = measure.gradient_agreement(model, pairs, 8, CPU)
+    assert agreement["image"] == pytest.approx(1, abs=1e-5) and agreement["text"] == pytest.approx(
+        -1, abs=1e-5
+    )
     model.config = model.config.model_copy(update={"framework": "contrastive"})
-    assert study_run.gradient_agreement(model, pairs, 8, CPU) is None
+    assert measure.gradient_agreement(model, pairs, 8, CPU) is None
 
 
 def test_a_finished_study_does_nothing_again(phantom, whole, monkeypatch):
-    before = {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("*") if path.is_file()}
-    monkeypatch.setattr(run_folder, "train", lambda *_, **__: pytest.fail("trained again"))
-    again = study.study(phantom, whole, arms=PLAN, seeds="2", profile="smoke", settings=SETTINGS, device=CPU)
-    assert before == {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("*") if path.is_file()}
+    before = {
+        path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("*") if path.is_file()
+    }
+    monkeypatch.setattr(runs, "train_run", lambda *_, **__: pytest.fail("trained again"))
+    again = runs.run_study(
+        phantom, whole, arms=PLAN, seeds="2", profile="smoke", settings=SETTINGS, device=CPU
+    )
+    assert before == {
+        path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("*") if path.is_file()
+    }
     costs = json.loads((whole / "cost.json").read_text())["arms"]
-    assert again["claims"] == claims.rows(study.results(whole), costs)
+    assert again["claims"] == comparisons.judge_comparisons(summary.read_results(whole), costs)
 
 
-def test_an_interrupted_study_goes_on_and_ends_with_the_same_weights(phantom, whole, tmp_path, monkeypatch):
+def test_an_interrupted_study_goes_on_and_ends_with_the_same_weights(
+    phantom, whole, tmp_path, monkeypatch
+):
     out = with_costs(tmp_path / "cut")
     ask = dict(arms="mcr-mba,mcr-abm", seeds="1", profile="smoke", settings=SETTINGS, device=CPU)
 
@@ -171,87 +214,137 @@ def test_an_interrupted_study_goes_on_and_ends_with_the_same_weights(phantom, wh
         def callback(trainer, record):
             if "mcr-abm" in str(trainer.run) and record["step"] == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
+
         return callback
 
     with monkeypatch.context() as patch:
-        patch.setattr(study, "keep_middle", stop_at_three)
-        with pytest.raises(study.TrainingStopped, match=r"mcr-abm, seed 0: .*the same command again"):
-            study.study(phantom, out, **ask)
-    assert (out / "results" / "mcr-mba-seed0.json").exists() and not (out / "results" / "mcr-abm-seed0.json").exists()
-    study.study(phantom, out, **ask)
+        patch.setattr(runs, "keep_middle_gap", stop_at_three)
+        with pytest.raises(
+            runs.TrainingStopped, match=r"mcr-abm, seed 0: .*the same command again"
+        ):
+            runs.run_study(phantom, out, **ask)
+    assert (out / "results" / "mcr-mba-seed0.json").exists() and not (
+        out / "results" / "mcr-abm-seed0.json"
+    ).exists()
+    runs.run_study(phantom, out, **ask)
     for name in ("mcr-mba-seed0", "mcr-abm-seed0"):
         assert result(out, name)["weights_sha256"] == result(whole, name)["weights_sha256"]
         assert result(out, name)["test"] == result(whole, name)["test"]
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_two_processes_on_one_folder_share_the_runs(phantom, whole, tmp_path, monkeypatch, finished):
+def test_two_processes_on_one_folder_share_the_runs(
+    phantom, whole, tmp_path, monkeypatch, finished
+):
     """Another process is at mcr-mba: mcr-abm comes first; then what it left unfinished, and not what it finished."""
     out, done = with_costs(tmp_path / "shared"), []
 
     def bring(arm, seed):
         shutil.copy(whole / "results" / f"{arm}-seed{seed}.json", out / "results")
 
-    def do(_data, _out, arm, seed, *_):
-        done.append(arm.name)
-        bring(arm.name, seed)
+    def do(run, *_):
+        done.append(run.arm.name)
+        bring(run.arm.name, run.seed)
         if finished:
             bring("mcr-mba", 0)
         other.close()
 
-    monkeypatch.setattr(study, "_do", do)
+    monkeypatch.setattr(runs, "train_and_measure", do)
     (out / ".locks").mkdir()
     with ExitStack() as other:
         assert other.enter_context(locked(out / ".locks" / "mcr-mba-seed0"))
-        study.study(phantom, out, arms="mcr-mba,mcr-abm", seeds="1", profile="smoke", settings=SETTINGS, device=CPU)
+        runs.run_study(
+            phantom,
+            out,
+            arms="mcr-mba,mcr-abm",
+            seeds="1",
+            profile="smoke",
+            settings=SETTINGS,
+            device=CPU,
+        )
     assert done == ["mcr-abm"] + ["mcr-mba"] * (not finished)
 
 
 def test_two_halves_merge_to_the_whole(phantom, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(runs, "train_run", lambda *_, **__: pytest.fail("trained again"))
     halves = [tmp_path / "a", tmp_path / "b"]
     for n, half in enumerate(halves):
         (half / "results").mkdir(parents=True)
         shutil.copy(whole / "cost.json", half)
         for path in (whole / "results").glob(f"*-seed{n}.json"):
             shutil.copy(path, half / "results")
-    merged = study.study(phantom, tmp_path / "both", arms=PLAN, seeds="2", profile="smoke", settings=SETTINGS,
-                         device=CPU, merge=tuple(halves))
+    merged = runs.run_study(
+        phantom,
+        tmp_path / "both",
+        arms=PLAN,
+        seeds="2",
+        profile="smoke",
+        settings=SETTINGS,
+        device=CPU,
+        merge=tuple(halves),
+    )
     expected = json.loads((whole / "study.json").read_text())
     assert merged["claims"] == expected["claims"] and merged["arms"] == expected["arms"]
     with pytest.raises(RunError, match="nothing in"):
-        study.study(phantom, tmp_path / "both", profile="smoke", device=CPU, merge=(tmp_path / "none",))
+        runs.run_study(
+            phantom, tmp_path / "both", profile="smoke", device=CPU, merge=(tmp_path / "none",)
+        )
     other = result(halves[0], "mcr-mba-seed0") | {"weights_sha256": "0"}
-    run_folder.write_json(halves[0] / "results" / "mcr-mba-seed0.json", other)
+    write_json(halves[0] / "results" / "mcr-mba-seed0.json", other)
     with pytest.raises(RunError, match="two different runs"):
-        study.study(phantom, tmp_path / "both", arms=PLAN, profile="smoke", settings=SETTINGS, device=CPU,
-                    merge=(halves[0],))
+        runs.run_study(
+            phantom,
+            tmp_path / "both",
+            arms=PLAN,
+            profile="smoke",
+            settings=SETTINGS,
+            device=CPU,
+            merge=(halves[0],),
+        )
 
 
 def test_other_settings_or_data_are_refused(phantom, whole, tmp_path):
     with pytest.raises(RunError, match="batch_size=16, now it is 32"):
-        study.study(phantom, whole, arms=PLAN, seeds="2", profile="smoke", settings={**SETTINGS, "batch_size": 32},
-                    device=CPU)
+        runs.run_study(
+            phantom,
+            whole,
+            arms=PLAN,
+            seeds="2",
+            profile="smoke",
+            settings={**SETTINGS, "batch_size": 32},
+            device=CPU,
+        )
     copy = tmp_path / "mixed"
     shutil.copytree(whole, copy)
     changed = result(copy, "null-abm-seed1")
     changed["config"]["train"]["learning_rate"] = 0.5
-    run_folder.write_json(copy / "results" / "null-abm-seed1.json", changed)
+    write_json(copy / "results" / "null-abm-seed1.json", changed)
     with pytest.raises(RunError, match="differ in learning_rate"):
-        study.results(copy)
+        summary.read_results(copy)
     changed = result(copy, "mcr-abm-seed0")
     changed["data"]["sha256"] = "0"
-    run_folder.write_json(copy / "results" / "mcr-abm-seed0.json", changed)
+    write_json(copy / "results" / "mcr-abm-seed0.json", changed)
     with pytest.raises(RunError, match="other data"):
-        study.study(phantom, copy, arms="mcr-abm", seeds="1", profile="smoke", settings=SETTINGS, device=CPU)
+        runs.run_study(
+            phantom, copy, arms="mcr-abm", seeds="1", profile="smoke", settings=SETTINGS, device=CPU
+        )
 
 
-def test_an_arm_that_is_another_under_a_second_name_is_not_trained_again(phantom, whole, tmp_path, monkeypatch):
+def test_an_arm_that_is_another_under_a_second_name_is_not_trained_again(
+    phantom, whole, tmp_path, monkeypatch
+):
     copy = tmp_path / "alias"
     shutil.copytree(whole, copy)
-    monkeypatch.setattr(run_folder, "train", lambda *_, **__: pytest.fail("trained again"))
-    study.study(phantom, copy, arms="mask-0.5-0.25,pool-mean-mba", seeds="2", profile="smoke", settings=SETTINGS,
-                device=CPU)
+    monkeypatch.setattr(runs, "train_run", lambda *_, **__: pytest.fail("trained again"))
+    runs.run_study(
+        phantom,
+        copy,
+        arms="mask-0.5-0.25,pool-mean-mba",
+        seeds="2",
+        profile="smoke",
+        settings=SETTINGS,
+        device=CPU,
+    )
     alias = result(copy, "mask-0.5-0.25-seed1")
     assert alias["same_as"] == "mcr-mba" and alias["test"] == result(copy, "mcr-mba-seed1")["test"]
 
@@ -261,9 +354,11 @@ def test_a_null_control_is_measured_even_where_another_arm_is_the_same(phantom, 
     shutil.copytree(whole, copy)
     unmarked = result(copy, "null-mba-seed0")
     del unmarked["both_orders"]
-    run_folder.write_json(copy / "results" / "linear-mba-seed0.json", unmarked | {"arm": "linear-mba"})
+    write_json(copy / "results" / "linear-mba-seed0.json", unmarked | {"arm": "linear-mba"})
     (copy / "results" / "null-mba-seed0.json").unlink()
-    study.study(phantom, copy, arms="null", seeds="1", profile="smoke", settings=SETTINGS, device=CPU)
+    runs.run_study(
+        phantom, copy, arms="null", seeds="1", profile="smoke", settings=SETTINGS, device=CPU
+    )
     assert result(copy, "null-mba-seed0")["both_orders"]["ranks_that_differ"] == 0
 
 
@@ -273,7 +368,15 @@ def test_a_study_without_pairs_to_validate_with_is_refused_beforehand(phantom, t
     table = pd.read_parquet(data / "manifest.parquet")
     table[table["split"] != "validate"].to_parquet(data / "manifest.parquet")
     with pytest.raises(RunError, match="split 'validate' has fewer than 2"):
-        study.study(data, tmp_path / "out", arms="null", seeds="1", profile="smoke", settings=SETTINGS, device=CPU)
+        runs.run_study(
+            data,
+            tmp_path / "out",
+            arms="null",
+            seeds="1",
+            profile="smoke",
+            settings=SETTINGS,
+            device=CPU,
+        )
 
 
 def test_equal_time_gives_the_steps_that_fit(phantom, whole, tmp_path, monkeypatch):
@@ -281,36 +384,69 @@ def test_equal_time_gives_the_steps_that_fit(phantom, whole, tmp_path, monkeypat
 
     def measured(configs, *_):
         asked.append(configs)
-        return {name: {"seconds": [slow * (4 - config.model.mask_ratio + (config.model.framework == "two-stream"))
-                                   for slow in (1, 9, 2)]} for name, config in configs.items()}
+        return {
+            name: {
+                "seconds": [
+                    slow * (4 - config.model.mask_ratio + (config.model.framework == "two-stream"))
+                    for slow in (1, 9, 2)
+                ]
+            }
+            for name, config in configs.items()
+        }
 
-    monkeypatch.setattr(step_cost, "measured", measured)
+    monkeypatch.setattr(step_cost, "measure_step_costs", measured)
     config = resolve("smoke", {"steps": 100})
     ask = "mcr-abm@time,two-stream-abm@time,mask-0.0-0.5@time,core,mask"
+    path = tmp_path / "cost.json"
     for _ in range(2):  # measured once, and what the folder was handed stays
-        costs = study._costs(phantom, tmp_path, config, chosen(ask), CPU, 1)
-    assert [set(names) for names in asked] == [{"mcr-mba", "mcr-abm", "two-stream-mba", "two-stream-abm",
-                                                "mask-0.0-0.5"}] == [set(costs["arms"])]
-    assert asked[0]["mask-0.0-0.5"].model.mlm_probability == 0.5 and asked[0]["mcr-abm"].model.alignment == "abm"
-    assert {**config.model.model_dump(), **ARMS["mcr-mba"].settings} == asked[0]["mcr-mba"].model.model_dump()
-    steps = {name: study._resolved(ARMS[name], 0, "smoke", {"steps": 100}, costs).train.steps
-             for name in ("mcr-abm@time", "two-stream-abm@time", "mask-0.0-0.5@time", "mcr-mba", "mask-0.0-0.5")}
-    assert steps == {"mcr-abm@time": 129, "two-stream-abm@time": 100, "mask-0.0-0.5@time": 88, "mcr-mba": 100,
-                     "mask-0.0-0.5": 100}
-    study._costs(phantom, tmp_path, config, chosen("mask-0.25-0.5@time"), CPU, 1)
+        costs = step_cost.complete_costs(path, parse_arms(ask), config, phantom, CPU, 1)
+    assert (
+        [set(names) for names in asked]
+        == [{"mcr-mba", "mcr-abm", "two-stream-mba", "two-stream-abm", "mask-0.0-0.5"}]
+        == [set(costs["arms"])]
+    )
+    assert (
+        asked[0]["mask-0.0-0.5"].model.mlm_probability == 0.5
+        and asked[0]["mcr-abm"].model.alignment == "abm"
+    )
+    assert {**config.model.model_dump(), **ARMS["mcr-mba"].settings} == asked[0][
+        "mcr-mba"
+    ].model.model_dump()
+    steps = {
+        name: runs.resolve_run(ARMS[name], 0, "smoke", {"steps": 100}, costs).train.steps
+        for name in (
+            "mcr-abm@time",
+            "two-stream-abm@time",
+            "mask-0.0-0.5@time",
+            "mcr-mba",
+            "mask-0.0-0.5",
+        )
+    }
+    assert steps == {
+        "mcr-abm@time": 129,
+        "two-stream-abm@time": 100,
+        "mask-0.0-0.5@time": 88,
+        "mcr-mba": 100,
+        "mask-0.0-0.5": 100,
+    }
+    later = parse_arms("mask-0.25-0.5@time")
+    step_cost.complete_costs(path, later, config, phantom, CPU, 1)
     assert set(asked[1]) == {"mask-0.25-0.5", "mcr-mba"}  # beside the arm whose time it gets
     kept = json.loads((tmp_path / "cost.json").read_text())
-    assert kept["arms"]["mcr-mba"] == costs["arms"]["mcr-mba"]  # what was there stays: runs have their steps from it
+    assert (
+        kept["arms"]["mcr-mba"] == costs["arms"]["mcr-mba"]
+    )  # what was there stays: runs have their steps from it
     assert kept["steps_of"].items() > costs["steps_of"].items()
     with pytest.raises(RunError, match="--set steps"):
-        study._resolved(ARMS["mcr-mba@time"], 0, "base", {}, costs)
+        runs.resolve_run(ARMS["mcr-mba@time"], 0, "base", {}, costs)
     with pytest.raises(RunError, match="measured with batch_size=16, now it is 8"):
-        study._costs(phantom, whole, resolve("smoke", {"batch_size": 8}), [], CPU, 1)
+        other = resolve("smoke", {"batch_size": 8})
+        step_cost.complete_costs(whole / "cost.json", [], other, phantom, CPU, 1)
 
 
 def test_cost_of_a_step_in_processes_of_their_own(phantom):
     configs = {f: resolve("smoke", {"batch_size": 48, "framework": f}) for f in FRAMEWORKS}
-    found = step_cost.measured(configs, phantom, CPU, repeats=2)
+    found = step_cost.measure_step_costs(configs, phantom, CPU, repeats=2)
     assert set(found) == set(FRAMEWORKS)
     for cost in found.values():
         assert len(cost["seconds"]) == len(cost["peak_bytes"]) == 2 and min(cost["seconds"]) > 0
@@ -323,18 +459,18 @@ def test_cost_of_a_step_in_processes_of_their_own(phantom):
 
 @pytest.mark.parametrize("text, seeds", [("3", [0, 1, 2]), ("3-4", [3, 4]), ("2-2", [2])])
 def test_seeds(text, seeds):
-    assert list(study.which_seeds(text)) == seeds
+    assert list(runs.parse_seeds(text)) == seeds
 
 
 @pytest.mark.parametrize("text", ["0", "", "4-3", "five", "1,2", "-1"])
 def test_seeds_that_are_none(text):
     with pytest.raises(ConfigError, match="--seeds"):
-        study.which_seeds(text)
+        runs.parse_seeds(text)
 
 
 def call(capsys, monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["mcr_lib", "study", *map(str, arguments)])
-    status = main()
+    monkeypatch.setattr("sys.argv", ["benchmarks.study", *map(str, arguments)])
+    status = run_app(study_command.app, "benchmarks.study")
     return status, *capsys.readouterr()
 
 
@@ -342,24 +478,64 @@ def test_the_command_line(phantom, whole, tmp_path, capsys, monkeypatch):
     other = tmp_path / "phantom_demo.json"
     other.write_text("{}")
     status, out, err = call(capsys, monkeypatch, "--table", whole / "study.json", other)
-    assert status == 0 and "phantom (synthetic), profile smoke, 2 seeds" in out and "phantom_demo.json" in err
-    measured = [row for row in json.loads((whole / "study.json").read_text())["claims"] if row["effect"] is not None]
-    assert 0 < len(measured) < len(claims.CLAIMS) and len(re.findall(
-        r"^\|", out.split("What each arm")[0], re.M)) == len(measured) + 2
+    assert (
+        status == 0
+        and "phantom (synthetic), profile smoke, 2 seeds" in out
+        and "phantom_demo.json" in err
+    )
+    measured = [
+        row
+        for row in json.loads((whole / "study.json").read_text())["claims"]
+        if row["effect"] is not None
+    ]
+    assert (
+        0 < len(measured) < len(comparisons.COMPARISONS)
+        and len(re.findall(r"^\|", out.split("What each arm")[0], re.M)) == len(measured) + 2
+    )
     settings = [part for k, v in SETTINGS.items() for part in ("--set", f"{k}={v}")]
-    status, out, _ = call(capsys, monkeypatch, "--data", phantom, "--out", whole, "--arms", PLAN, "--seeds", "2",
-                          "--profile", "smoke", *settings, "--device", "cpu")
+    status, out, _ = call(
+        capsys,
+        monkeypatch,
+        "--data",
+        phantom,
+        "--out",
+        whole,
+        "--arms",
+        PLAN,
+        "--seeds",
+        "2",
+        "--profile",
+        "smoke",
+        *settings,
+        "--device",
+        "cpu",
+    )
     assert status == 0 and "Not measured here: state of the art on MIMIC-CXR" in out
-    for name in ("spread.png", "fig3_retrieved.png", "fig4_gap.png", "fig4_pca.png", "fig4_tsne.png"):
-        assert f"figures/{name}" in out and (whole / "figures" / name).read_bytes().startswith(b"\x89PNG")
+    for name in (
+        "spread.png",
+        "fig3_retrieved.png",
+        "fig4_gap.png",
+        "fig4_pca.png",
+        "fig4_tsne.png",
+    ):
+        assert f"figures/{name}" in out and (whole / "figures" / name).read_bytes().startswith(
+            b"\x89PNG"
+        )
     figure = (whole / "figures" / "fig5_top3.html").read_text()
     table = pd.read_parquet(phantom / "manifest.parquet")
-    shown = [n for n, report in enumerate(table["report"]) if html.escape(report) in re.sub("<[^>]*>", "", figure)]
+    shown = [
+        n
+        for n, report in enumerate(table["report"])
+        if html.escape(report) in re.sub("<[^>]*>", "", figure)
+    ]
     assert shown and set(table["split"][shown]) == {"test"} and "ground-truth semantics" in figure
-    for arguments, words in ((["--table"], "takes study.json files"), (["--data", phantom], "--data and --out"),
-                             (["--data", phantom, "--out", tmp_path / "x", "--arms", "mcr"], "unknown arm 'mcr'"),
-                             (["--data", phantom, "--out", tmp_path / "x", "--seeds", "0"], "--seeds takes"),
-                             (["--data", tmp_path, "--out", tmp_path / "x"], "no")):
+    for arguments, words in (
+        (["--table"], "study.json"),
+        (["--data", phantom], "--data and --out"),
+        (["--data", phantom, "--out", tmp_path / "x", "--arms", "mcr"], "unknown arm 'mcr'"),
+        (["--data", phantom, "--out", tmp_path / "x", "--seeds", "0"], "--seeds takes"),
+        (["--data", tmp_path, "--out", tmp_path / "x"], "no"),
+    ):
         status, _, err = call(capsys, monkeypatch, *arguments)
         assert status == 2 and words in err and len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / "x").exists()  # nothing half-written
@@ -367,26 +543,33 @@ def test_the_command_line(phantom, whole, tmp_path, capsys, monkeypatch):
 
 def test_reduced_is_a_study_of_few_steps(phantom, tmp_path, monkeypatch):
     out, asked = with_costs(tmp_path / "reduced"), {}
-    monkeypatch.setattr(study, "study", lambda data, out, **kwargs: asked.update(kwargs))
-    study.reduced(phantom, out, "demo", device=CPU)
+    monkeypatch.setattr(runs, "run_study", lambda data, out, **kwargs: asked.update(kwargs))
+    runs.run_reduced_study(phantom, out, "demo", device=CPU)
     assert 2 <= asked["settings"]["steps"] <= resolve("demo").train.steps / 50
     assert set(asked["arms"].split(",")) <= {a.name for a in GROUPS["core"]}
 
 
 def test_checkpoints_of_the_study_are_ordinary_ones(whole):
-    assert checkpoint.newest(whole / "runs" / "mcr-mba-seed0" / "checkpoints")[1]["step"] == 6
+    assert checkpoint.find_newest(whole / "runs" / "mcr-mba-seed0" / "checkpoints")[1]["step"] == 6
 
 
-def test_the_choice_of_the_rate_trains_what_is_missing_and_never_reads_the_test_split(phantom, tmp_path, monkeypatch,
-                                                                                     capsys):
-    monkeypatch.setitem(choose.GROUPS, "core", chosen("mcr-mba,mcr-abm"))
+def test_the_choice_of_the_rate_trains_what_is_missing_and_never_reads_the_test_split(
+    phantom, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(choose.GROUPS, "core", parse_arms("mcr-mba,mcr-abm"))
     out, evaluated = tmp_path / "choice.json", []
-    evaluate = run_folder.evaluate
-    monkeypatch.setattr(run_folder, "evaluate", lambda *args, **kwargs: evaluated.append(kwargs["split"])
-                        or evaluate(*args, **kwargs))
+    evaluate = evaluate_run
+    monkeypatch.setattr(
+        choose,
+        "evaluate_run",
+        lambda *args, **kwargs: evaluated.append(kwargs["split"]) or evaluate(*args, **kwargs),
+    )
     settings = dict(profile="smoke", steps=2, device="cpu")
     choose.main(phantom, tmp_path / "runs", out, arms="mcr-mba", **settings)
-    assert not out.exists() and "3 runs are still to be done, mcr-abm-0.0005" in capsys.readouterr().out
+    assert (
+        not out.exists()
+        and "3 runs are still to be done, mcr-abm-0.0005" in capsys.readouterr().out
+    )
     choose.main(phantom, tmp_path / "runs", out, arms="core", **settings)
     assert evaluated == ["validate"] * 6  # three of each arm, none twice
     found = json.loads(out.read_text())
@@ -394,12 +577,20 @@ def test_the_choice_of_the_rate_trains_what_is_missing_and_never_reads_the_test_
         assert set(rates) == {"0.0005", "0.001", "0.002"}
         assert rates[found["best"][arm]]["rsum"] == max(rate["rsum"] for rate in rates.values())
     configs = [read_config(run / "config.yaml") for run in (tmp_path / "runs").iterdir()]
-    assert {c.train.seed for c in configs} == {100} and {c.train.learning_rate for c in configs} == set(choose.RATES)
+    assert {c.train.seed for c in configs} == {100} and {
+        c.train.learning_rate for c in configs
+    } == set(choose.RATES)
 
 
 def test_costs_of_variants_are_relative_to_the_first_arm(phantom, tmp_path, capsys):
-    variant_cost.main(phantom, tmp_path / "cost.json", profile="smoke", arms="mcr-mba,linear-abm", repeats=1,
-                      device="cpu")
+    variants.main(
+        phantom,
+        tmp_path / "cost.json",
+        profile="smoke",
+        arms="mcr-mba,linear-abm",
+        repeats=1,
+        device="cpu",
+    )
     found = json.loads((tmp_path / "cost.json").read_text())
     ratio = found["arms"]["linear-abm"]["seconds"][0] / found["arms"]["mcr-mba"]["seconds"][0]
     assert found["relative_seconds"] == {"mcr-mba": 1.0, "linear-abm": pytest.approx(ratio)}
@@ -407,38 +598,73 @@ def test_costs_of_variants_are_relative_to_the_first_arm(phantom, tmp_path, caps
 
 
 def test_the_grid_of_mask_rates_is_drawn_where_it_was_run():
-    runs = [{"settings": arm.settings, "metrics": {"test, unmasked": {"rsum": [10.0 * n, 10.0 * n + 4]}}}
-            for n, arm in enumerate(GROUPS["mask"])]
-    picture = plotting.mask_rates({"equal steps": runs, "equal time": runs[:2]})
+    runs = [
+        {
+            "settings": arm.settings,
+            "metrics": {"test, unmasked": {"rsum": [10.0 * n, 10.0 * n + 4]}},
+        }
+        for n, arm in enumerate(GROUPS["mask"])
+    ]
+    picture = pictures.mask_rates({"equal steps": runs, "equal time": runs[:2]})
     assert len(picture.axes[1].texts) == 2 and picture.axes[1].get_title(loc="left") == "equal time"
     texts = [text.get_text() for text in picture.axes[0].texts]
     assert len(texts) == 15 and texts[7] == "72\n70–74"  # 50 %, 25 %
-    assert [label.get_text() for label in picture.axes[1].get_xticklabels()] == ["0%", "25%", "50%", "75%", "90%"]
-    assert plotting.png(picture).startswith(b"\x89PNG")
+    assert [label.get_text() for label in picture.axes[1].get_xticklabels()] == [
+        "0%",
+        "25%",
+        "50%",
+        "75%",
+        "90%",
+    ]
+    assert png(picture).startswith(b"\x89PNG")
 
 
 def test_the_headline_names_a_gpu_only_where_it_trained(whole):
     content = json.loads((whole / "study.json").read_text())
     for run in content["trained_on"]:
         run["hardware"]["gpu"] = "H100"
-    assert "H100" not in claim_table.headline(content) and "CPU core" in claim_table.headline(content)
+    assert "H100" not in tables.headline(content) and "CPU core" in tables.headline(content)
     content["cost"]["device"] = "cuda"
-    assert "on H100 in " in claim_table.headline(content)
+    assert "on H100 in " in tables.headline(content)
 
 
 def test_the_table_of_arms_means_deviations_chance_and_shares_of_two_streams_cost():
     def arm(rsum, steps):
-        way = {f"{way}_{name}": [n, n + 2.0] for n, way in ((10, "image_to_text"), (20, "text_to_image"))
-               for name in ("R@1", "R@10", "precision@10", "mAP")}
+        way = {
+            f"{way}_{name}": [n, n + 2.0]
+            for n, way in ((10, "image_to_text"), (20, "text_to_image"))
+            for name in ("R@1", "R@10", "precision@10", "mAP")
+        }
         tables = {"test, unmasked": rsum, "test, masked": [5.0, 5.0], "chance": [1.0, 1.0]}
-        return {"steps": steps, "metrics": {name: way | {"rsum": values} for name, values in tables.items()}}
+        return {
+            "steps": steps,
+            "metrics": {name: way | {"rsum": values} for name, values in tables.items()},
+        }
 
-    costs = {name: {"flops": 1e6 * n, "seconds": [9.0, n, 0.0], "peak_bytes": [2e6 * n] * 3}
-             for n, name in ((4.0, "two-stream-mba"), (2.0, "mcr-mba"))}
-    head, chance, first, second = claim_table.arms({
-        "arms": {"mcr-mba@time": arm([30.0, 34.0], 70), "mcr-abm": arm([8.0, 8.0], 50)}, "cost": {"arms": costs}})
+    costs = {
+        name: {"flops": 1e6 * n, "seconds": [9.0, n, 0.0], "peak_bytes": [2e6 * n] * 3}
+        for n, name in ((4.0, "two-stream-mba"), (2.0, "mcr-mba"))
+    }
+    head, chance, first, second = tables.arm_cells(
+        {
+            "arms": {"mcr-mba@time": arm([30.0, 34.0], 70), "mcr-abm": arm([8.0, 8.0], 50)},
+            "cost": {"arms": costs},
+        }
+    )
     assert len(head) == len(chance) == len(first) == len(second)
-    assert chance == ["chance", "", "11.0 / 21.0", "11.0 / 21.0", "1.0", "1.0", "–", "–", "", "", ""]
+    assert chance == [
+        "chance",
+        "",
+        "11.0 / 21.0",
+        "11.0 / 21.0",
+        "1.0",
+        "1.0",
+        "–",
+        "–",
+        "",
+        "",
+        "",
+    ]
     assert first[:6] == ["mcr-mba@time", "70", "11.0 / 21.0", "11.0 / 21.0", "32.0 (2.8)", "5.0"]
     assert first[8:] == ["2 (0.50)", "2 (0.50)", "4 (0.50)"] and second[4:6] == ["8.0", "5.0"]
     assert second[6:] == ["–"] * 5
@@ -446,18 +672,27 @@ def test_the_table_of_arms_means_deviations_chance_and_shares_of_two_streams_cos
 
 def test_fig_3_has_a_band_of_one_standard_deviation_over_seeds(whole):
     arms = json.loads((whole / "study.json").read_text())["arms"]
-    scores = [result(whole, f"mcr-mba-seed{seed}")["nlg"]["text_to_image"]["ROUGE-L"] for seed in (0, 1)]
+    scores = [
+        result(whole, f"mcr-mba-seed{seed}")["nlg"]["text_to_image"]["ROUGE-L"] for seed in (0, 1)
+    ]
     mean, half = np.mean(scores, axis=0), abs(np.subtract(*scores)) / np.sqrt(2)
-    ax = plotting.retrieved_scores({"mcr-mba": arms["mcr-mba"]}).axes[2]
+    ax = pictures.retrieved_scores({"mcr-mba": arms["mcr-mba"]}).axes[2]
     assert ax.get_title(loc="left") == "ROUGE-L"
     edges = ax.collections[1].get_paths()[0].vertices[:, 1]  # the second direction's
-    assert [edges.min(), edges.max()] == pytest.approx([min(mean - half), max(mean + half)], rel=1e-5)
-    runs = [result(whole, f"mcr-mba-seed{seed}") for seed in (0, 1)]
-    runs[1]["nlg"]["image_to_text"]["METEOR"] = None  # made on a machine without Java
-    both = study._arm(runs)
-    assert both["nlg"]["image_to_text"]["METEOR"] is None and both["nlg_sd"]["image_to_text"]["BLEU-4"]
-    one = study._arm(runs[:1])
-    assert one["nlg_sd"] is None and not plotting.retrieved_scores({"mcr-mba": one}).axes[0].collections
+    assert [edges.min(), edges.max()] == pytest.approx(
+        [min(mean - half), max(mean + half)], rel=1e-5
+    )
+    results = [result(whole, f"mcr-mba-seed{seed}") for seed in (0, 1)]
+    results[1]["nlg"]["image_to_text"]["METEOR"] = None  # made on a machine without Java
+    both = summary.summarise_arm(results)
+    assert (
+        both["nlg"]["image_to_text"]["METEOR"] is None and both["nlg_sd"]["image_to_text"]["BLEU-4"]
+    )
+    one = summary.summarise_arm(results[:1])
+    assert (
+        one["nlg_sd"] is None
+        and not pictures.retrieved_scores({"mcr-mba": one}).axes[0].collections
+    )
 
 
 def test_figures_of_a_study_of_mask_rates_beside_the_profiles_own(tmp_path, whole):
@@ -466,9 +701,16 @@ def test_figures_of_a_study_of_mask_rates_beside_the_profiles_own(tmp_path, whol
     mcr = content["arms"]["mcr-mba"]
     for name in ("mask-0.5-0.25", "mask-0.0-0.25", "mask-0.0-0.25@time"):
         content["arms"][name] = mcr | {"settings": ARMS[name].settings}
-    files = study_figures.write(tmp_path, tmp_path, content, CPU)
+    files = figures.write_figures(tmp_path, tmp_path, content, CPU)
     assert {"masks.png", "spread.png", "fig3_retrieved.png"} <= {path.name for path in files}
-    content["arms"] = {"mcr-mba@time": mcr, "mcr-abm@time": mcr}  # Fig. 4 of a study that has equal time alone
-    assert "fig4_gap_equal_time.png" in [p.name for p in study_figures.write(tmp_path / "time", tmp_path, content, CPU)]
+    content["arms"] = {
+        "mcr-mba@time": mcr,
+        "mcr-abm@time": mcr,
+    }  # Fig. 4 of a study that has equal time alone
+    assert "fig4_gap_equal_time.png" in [
+        p.name for p in figures.write_figures(tmp_path / "time", tmp_path, content, CPU)
+    ]
     content["arms"] = {"mcr-mba": mcr}
-    assert "masks.png" not in [path.name for path in study_figures.write(tmp_path / "mcr", tmp_path, content, CPU)]
+    assert "masks.png" not in [
+        path.name for path in figures.write_figures(tmp_path / "mcr", tmp_path, content, CPU)
+    ]

@@ -20,11 +20,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from data_prep import folder as data_folder
-from mcr_lib import checkpoint, precision, run_folder
+from data_prep import machine
 from mcr_lib.config import ConfigError, TrainConfig, resolve
 from mcr_lib.data import IMAGE_MEAN, IMAGE_STD, PairData, TrainBatches, epoch_order, prepare_images
-from mcr_lib.index_build import build_index
+from mcr_lib.engine import checkpoint, precision
+from mcr_lib.engine.run_folder import RunError
 from mcr_lib.model import MCR
+from mcr_lib.run import train_run
+from mcr_lib.search import build_index
+from mcr_lib.tokenizer import make_tokenizer, with_vocabulary
 from mcr_lib.trainer import Trainer, learning_rate
 
 CPU = torch.device("cpu")
@@ -32,7 +36,7 @@ FAST = dict(steps=12, checkpoint_every=4, log_every=2, precision="fp32", batch_s
 
 
 def final_weights(run):
-    return load_file(checkpoint.newest(run / "checkpoints")[0] / "model.safetensors")
+    return load_file(checkpoint.find_newest(run / "checkpoints")[0] / "model.safetensors")
 
 
 def assert_same_weights(a, b):
@@ -47,11 +51,26 @@ def test_losses_fall_and_the_run_folder_is_complete(smoke_run):
     for name in ("contrastive_loss", "image_reconstruction_loss", "text_reconstruction_loss"):
         assert log[-1][name] < log[0][name], name
     manifest = json.loads((smoke_run / "manifest.json").read_text())
-    for key in ("commit", "versions", "hardware", "seed", "weights_sha256", "vocabulary_sha256", "training_seconds",
-                "peak_memory_bytes", "data", "command"):
+    for key in (
+        "commit",
+        "versions",
+        "hardware",
+        "seed",
+        "weights_sha256",
+        "vocabulary_sha256",
+        "training_seconds",
+        "peak_memory_bytes",
+        "data",
+        "command",
+    ):
         assert manifest[key] is not None, key
-    assert {p.name for p in smoke_run.iterdir()} >= {"config.yaml", "manifest.json", "metrics.jsonl", "checkpoints",
-                                                     "tokenizer"}
+    assert {p.name for p in smoke_run.iterdir()} >= {
+        "config.yaml",
+        "manifest.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "tokenizer",
+    }
 
 
 class Stop(Exception):
@@ -62,31 +81,40 @@ def stop_at(step):
     def callback(trainer, record):
         if trainer.step >= step:
             raise Stop
+
     return callback
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_killed_and_resumed_ends_with_the_same_weights(phantom, tmp_path, accumulation):
     config = resolve("smoke", FAST | {"accumulation": accumulation})
-    run_folder.train(phantom, tmp_path / "whole", config, device=CPU)
+    train_run(phantom, tmp_path / "whole", config, device=CPU)
     for last in (6, 10):  # die twice, each time some steps after a checkpoint
         with pytest.raises(Stop):
-            run_folder.train(phantom, tmp_path / "cut", config, device=CPU, resume=last == 10,
-                             callbacks=[stop_at(last)])
+            train_run(
+                phantom,
+                tmp_path / "cut",
+                config,
+                device=CPU,
+                resume=last == 10,
+                callbacks=[stop_at(last)],
+            )
         torch.rand(7)  # whatever else the process drew in between
-    run_folder.train(phantom, tmp_path / "cut", config, device=CPU, resume=True)
+    train_run(phantom, tmp_path / "cut", config, device=CPU, resume=True)
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
-    logs = [[json.loads(line) for line in (tmp_path / r / "metrics.jsonl").read_text().splitlines()]
-            for r in ("whole", "cut")]
+    logs = [
+        [json.loads(line) for line in (tmp_path / r / "metrics.jsonl").read_text().splitlines()]
+        for r in ("whole", "cut")
+    ]
     assert [r["step"] for r in logs[0]] == [r["step"] for r in logs[1]]
     assert [r["loss"] for r in logs[0]] == [r["loss"] for r in logs[1]]
 
 
 def test_resume_refuses_other_settings_and_a_taken_folder(phantom, smoke_run):
     with pytest.raises(ConfigError, match="batch_size=32, now it is 8"):
-        run_folder.train(phantom, smoke_run, resolve("smoke", {"batch_size": 8}), device=CPU, resume=True)
-    with pytest.raises(run_folder.RunError, match=r"--resume"):
-        run_folder.train(phantom, smoke_run, resolve("smoke"), device=CPU)
+        train_run(phantom, smoke_run, resolve("smoke", {"batch_size": 8}), device=CPU, resume=True)
+    with pytest.raises(RunError, match=r"--resume"):
+        train_run(phantom, smoke_run, resolve("smoke"), device=CPU)
 
 
 def changed_data(phantom, folder, keep):
@@ -96,37 +124,55 @@ def changed_data(phantom, folder, keep):
     table = table[keep(table)].reset_index(drop=True)
     table.to_parquet(folder / "manifest.parquet")
     about = data_folder.read_json(folder / "dataset.json")
-    data_folder.write_json(folder / "dataset.json", about | {"sha256": data_folder.content_sha256(folder, table)})
+    data_folder.write_json(
+        folder / "dataset.json", about | {"sha256": data_folder.content_sha256(folder, table)}
+    )
     return folder
 
 
 def test_resume_refuses_data_that_are_other_ones_now(phantom, tmp_path):
     config = resolve("smoke", FAST)
     with pytest.raises(Stop):
-        run_folder.train(phantom, tmp_path / "run", config, device=CPU, callbacks=[stop_at(4)])
+        train_run(phantom, tmp_path / "run", config, device=CPU, callbacks=[stop_at(4)])
     shutil.copytree(phantom, tmp_path / "moved")
     grown = changed_data(phantom, tmp_path / "changed", lambda table: table.index != 0)
-    with pytest.raises(run_folder.RunError, match="was begun on other data"):
-        run_folder.train(grown, tmp_path / "run", config, device=CPU, resume=True)
-    run_folder.train(tmp_path / "moved", tmp_path / "run", config, device=CPU, resume=True)  # elsewhere, but the same
+    with pytest.raises(RunError, match="was begun on other data"):
+        train_run(grown, tmp_path / "run", config, device=CPU, resume=True)
+    train_run(
+        tmp_path / "moved", tmp_path / "run", config, device=CPU, resume=True
+    )  # elsewhere, but the same
 
 
 def test_resuming_a_finished_run_leaves_its_manifest(phantom, smoke_run):
     before = (smoke_run / "manifest.json").read_bytes()
-    assert run_folder.train(phantom, smoke_run, resolve("smoke"), device=CPU, resume=True, command="again").step == 30
+    assert (
+        train_run(
+            phantom, smoke_run, resolve("smoke"), device=CPU, resume=True, command="again"
+        ).step
+        == 30
+    )
     assert (smoke_run / "manifest.json").read_bytes() == before
 
 
 def test_small_archives_train_and_are_searched(phantom, tmp_path, capsys):
     """One patient to validate with, of whom one view is a lateral; one pair to test; fewer pairs than a batch."""
-    small = changed_data(phantom, tmp_path / "small", lambda table: table.groupby("split").cumcount() < table[
-        "split"].map({"train": 12, "validate": 2, "test": 1}))
+    small = changed_data(
+        phantom,
+        tmp_path / "small",
+        lambda table: (
+            table.groupby("split").cumcount()
+            < table["split"].map({"train": 12, "validate": 2, "test": 1})
+        ),
+    )
     table = data_folder.read(small)
     table.loc[table.index[table["split"] == "validate"][0], "view"] = "lateral"
     table.to_parquet(small / "manifest.parquet")
-    run_folder.train(small, tmp_path / "run", resolve("smoke", FAST), device=CPU)
+    train_run(small, tmp_path / "run", resolve("smoke", FAST), device=CPU)
     said = capsys.readouterr().out
-    assert "no pairs to validate with" in said and "12 pairs to train on, fewer than batch_size=16" in said
+    assert (
+        "no pairs to validate with" in said
+        and "12 pairs to train on, fewer than batch_size=16" in said
+    )
     assert len(build_index(tmp_path / "run", small, device=CPU)) == 14
 
 
@@ -141,8 +187,8 @@ def test_compiling_does_not_begin_anew_with_every_mix_of_report_lengths(phantom,
         return graph.forward
 
     config = resolve("smoke", {"batch_size": 16, "precision": "fp32"})
-    tokenizer = run_folder.make_tokenizer(config, data_folder.read(phantom))
-    config = run_folder.with_vocabulary(config, tokenizer)
+    tokenizer = make_tokenizer(config, data_folder.read(phantom))
+    config = with_vocabulary(config, tokenizer)
     batches = TrainBatches(PairData(phantom, "train", tokenizer, config.model), config.train, CPU)
     model, mixes = MCR(config.model), set()
     torch._dynamo.reset()
@@ -154,25 +200,46 @@ def test_compiling_does_not_begin_anew_with_every_mix_of_report_lengths(phantom,
         output = compiled(batch)
         if plain is not None:
             assert torch.allclose(plain.contrastive_loss, output.contrastive_loss, atol=1e-6)
-            assert torch.allclose(plain.text_reconstruction_loss, output.text_reconstruction_loss, atol=1e-6)
+            assert torch.allclose(
+                plain.text_reconstruction_loss, output.text_reconstruction_loss, atol=1e-6
+            )
     torch._dynamo.reset()
     assert len(graphs) < 16 < len(mixes)
 
 
 def test_a_signal_saves_and_says_how_to_go_on(phantom, tmp_path):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "mcr_lib", "train", "--data", str(phantom), "--run", str(run),
-               "--profile", "smoke", "--set", "steps=4000", "--set", "checkpoint_every=4000"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "mcr_lib",
+        "train",
+        "--data",
+        str(phantom),
+        "--run",
+        str(run),
+        "--profile",
+        "smoke",
+        "--set",
+        "steps=4000",
+        "--set",
+        "checkpoint_every=4000",
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.time() + 240
-    while not ((run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text()) and time.time() < deadline:
+    while (
+        not ((run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text())
+        and time.time() < deadline
+    ):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=120)
     said = [line for line in error.replace("\r", "\n").splitlines() if line.startswith("mcr_lib: ")]
     assert process.returncode == 1 and "Traceback" not in error
     assert len(said) == 1 and "SIGTERM" in said[0] and "--resume" in said[0]
-    path, state, _ = checkpoint.newest(run / "checkpoints")
+    path, state, _ = checkpoint.find_newest(run / "checkpoints")
     assert 0 < state["step"] < 4000 and (path / "model.safetensors").exists()
 
 
@@ -191,7 +258,7 @@ def test_full_disk_is_one_line_and_the_last_checkpoint_stays(smoke_run, tmp_path
 
 
 def test_checkpoint_of_another_configuration_is_refused_in_words(smoke_run):
-    path, _, _ = checkpoint.newest(smoke_run / "checkpoints")
+    path, _, _ = checkpoint.find_newest(smoke_run / "checkpoints")
     with pytest.raises(checkpoint.CheckpointError, match="another configuration"):
         checkpoint.load_model(path, torch.nn.Linear(2, 2))
 
@@ -207,7 +274,10 @@ class CountingData:
 
 
 def test_every_pair_is_seen_exactly_once_per_epoch():
-    n, batches = 53, TrainBatches(CountingData(53), TrainConfig(batch_size=10, epochs=7, seed=3), CPU)
+    n, batches = (
+        53,
+        TrainBatches(CountingData(53), TrainConfig(batch_size=10, epochs=7, seed=3), CPU),
+    )
     seen = {}
     for step in range(53 * 7 // 10 + 1):
         pairs, epochs = batches.index(step)
@@ -217,7 +287,9 @@ def test_every_pair_is_seen_exactly_once_per_epoch():
         assert sorted(seen[epoch]) == list(range(n))
     assert seen[0] != seen[1]
     fresh = TrainBatches(CountingData(53), TrainConfig(batch_size=10, epochs=7, seed=3), CPU)
-    assert np.array_equal(fresh.index(17)[0], batches.index(17)[0])  # no state: step 17 can be asked for first
+    assert np.array_equal(
+        fresh.index(17)[0], batches.index(17)[0]
+    )  # no state: step 17 can be asked for first
 
 
 def test_epoch_order_depends_on_seed_and_epoch_only():
@@ -234,7 +306,7 @@ def test_an_error_while_reading_reaches_the_user(phantom, tmp_path, monkeypatch)
 
     monkeypatch.setattr(PairData, "read", broken)
     with pytest.raises(OSError, match="went away"):
-        run_folder.train(phantom, tmp_path / "r", resolve("smoke", FAST), device=CPU)
+        train_run(phantom, tmp_path / "r", resolve("smoke", FAST), device=CPU)
     assert threading.active_count() < 20
 
 
@@ -256,7 +328,12 @@ def test_plain_images_are_normalised_and_grey_weights_see_three_channels():
 
 
 @settings(max_examples=30, deadline=None)
-@given(n=st.integers(1, 9), side=st.integers(40, 300), size=st.integers(32, 224), seed=st.integers(0, 99))
+@given(
+    n=st.integers(1, 9),
+    side=st.integers(40, 300),
+    size=st.integers(32, 224),
+    seed=st.integers(0, 99),
+)
 def test_scaling_whole_grey_levels_is_scaling_floats_within_one_level(n, side, size, seed):
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(n, 1, side, side, generator=generator)
@@ -267,7 +344,9 @@ def test_scaling_whole_grey_levels_is_scaling_floats_within_one_level(n, side, s
     assert ours.shape == plain.shape
     assert (ours - plain).abs().max() <= 1.01 / 255
     assert (ours - plain).abs().mean() <= 0.4 / 255
-    torch.testing.assert_close(prepare_images(pixels[-1:], size, 1)[0] * IMAGE_STD + IMAGE_MEAN, ours[-1])
+    torch.testing.assert_close(
+        prepare_images(pixels[-1:], size, 1)[0] * IMAGE_STD + IMAGE_MEAN, ours[-1]
+    )
 
 
 def test_learning_rate_warms_up_and_falls_to_zero():
@@ -312,7 +391,14 @@ def test_trainer_takes_any_model_with_loss_fields(tmp_path):
 
     seen = []
     config = TrainConfig(learning_rate=0.1, precision="fp32", weight_decay=0, log_every=10)
-    trainer = Trainer(Model(), Batches(), config, run=tmp_path, device=CPU, callbacks=[lambda t, r: seen.append(r)])
+    trainer = Trainer(
+        Model(),
+        Batches(),
+        config,
+        run=tmp_path,
+        device=CPU,
+        callbacks=[lambda t, r: seen.append(r)],
+    )
     trainer.fit()
     assert [r["step"] for r in seen] == [10, 20, 30, 40, 50, 60]
     assert trainer.log[-1]["first_loss"] < 0.05 and math.isfinite(trainer.log[-1]["grad_norm"])
@@ -323,31 +409,47 @@ def test_a_folder_with_an_older_tokenizer_is_taken_over(tmp_path):
     from mcr_lib.tokenizer import train_tokenizer, vocabulary_sha256
 
     words = [f"finding number {a}{b}" for a in "abcdefghijkl" for b in "mnopqrstuvwx"]
-    train_tokenizer(["something else entirely, about the lungs and heart", *words[:40]], 200, tmp_path / "a")
+    train_tokenizer(
+        ["something else entirely, about the lungs and heart", *words[:40]], 200, tmp_path / "a"
+    )
     again = train_tokenizer(words, 120, tmp_path / "a")
     fresh = train_tokenizer(words, 120, tmp_path / "b")
     assert vocabulary_sha256(again) == vocabulary_sha256(fresh)
 
 
-@pytest.mark.parametrize("maker, amx, avx512, dtype", [
-    ("GenuineIntel Xeon", False, True, None), ("GenuineIntel Xeon", True, True, torch.bfloat16),
-    ("AuthenticAMD AMD EPYC", False, True, torch.bfloat16), ("AuthenticAMD AMD EPYC", False, False, None),
-    (None, False, False, None)])
+@pytest.mark.parametrize(
+    "maker, amx, avx512, dtype",
+    [
+        ("GenuineIntel Xeon", False, True, None),
+        ("GenuineIntel Xeon", True, True, torch.bfloat16),
+        ("AuthenticAMD AMD EPYC", False, True, torch.bfloat16),
+        ("AuthenticAMD AMD EPYC", False, False, None),
+        (None, False, False, None),
+    ],
+)
 def test_automatic_precision_is_bf16_where_that_is_faster(monkeypatch, maker, amx, avx512, dtype):
     monkeypatch.setattr(precision, "cpu_name", lambda: maker)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     assert precision.autocast_dtype("auto", CPU) is dtype
-    assert precision.autocast_dtype("auto", torch.device("cuda")) is torch.bfloat16
     assert precision.autocast_dtype("fp32", CPU) is None
+
+
+@pytest.mark.parametrize("native, dtype", [(True, torch.bfloat16), (False, torch.float16)])
+def test_automatic_precision_on_a_gpu_that_only_emulates_bf16_is_fp16(monkeypatch, native, dtype):
+    def supported(including_emulation=True):
+        return native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert precision.autocast_dtype("auto", torch.device("cuda")) is dtype
 
 
 def test_the_name_of_the_cpu(monkeypatch, tmp_path):
     one = "processor\t: {}\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel name\t: AMD EPYC\nflags\t\t: fpu vme\n\n"
     (tmp_path / "cpuinfo").write_text(one.format(0) + one.format(1))
-    monkeypatch.setattr(precision, "_CPUINFO", tmp_path / "cpuinfo")
-    assert precision.cpu_name.__wrapped__() == "AuthenticAMD AMD EPYC"
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
+    assert machine.cpu_name.__wrapped__() == "AuthenticAMD AMD EPYC"
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nCPU implementer\t: 0x41\n")  # as ARM has it
-    assert precision.cpu_name.__wrapped__() is None
-    monkeypatch.setattr(precision, "_CPUINFO", tmp_path / "none")
-    assert precision.cpu_name.__wrapped__() is None
+    assert machine.cpu_name.__wrapped__() is None
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "none")
+    assert machine.cpu_name.__wrapped__() is None

@@ -15,9 +15,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from mcr_lib import answers, index_build, run_folder, widgets
+from kit import explorers
+from mcr_lib import explore, widgets
 from mcr_lib.data import PairData
-from mcr_lib.retrieval import HIT_COLUMNS, Index
+from mcr_lib.features import QueryError, encode_pairs, encode_sentence
+from mcr_lib.index import HIT_COLUMNS, Index
+from mcr_lib.markup import marked_html
+from mcr_lib.run import load_run
+from mcr_lib.search import build_index
 
 CPU = torch.device("cpu")
 
@@ -25,24 +30,37 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def loaded(smoke_run, phantom):
     """(model, tokenizer, index of the test split, its pairs)."""
-    model, tokenizer = run_folder.load(smoke_run)
-    index = index_build.build_index(smoke_run, phantom, split="test", device=CPU)
+    model, tokenizer = load_run(smoke_run)
+    index = build_index(smoke_run, phantom, split="test", device=CPU)
     return model, tokenizer, index, PairData(phantom, "test", tokenizer, model.config)
 
 
 @pytest.fixture
 def explorer(loaded):
     model, tokenizer, index, pairs = loaded
-    masked = Index(*run_folder.encode(model, pairs, CPU, masked=True), index.table, index.model_hash)
-    return widgets.RetrievalExplorer({"MbA": widgets.Searcher(index, model, tokenizer),
-                                      "MbA, masked": widgets.Searcher(masked, model, tokenizer, masked=True)},
-                                     sentence="Small right pleural effusion.", k=4)
+    masked = Index(*encode_pairs(model, pairs, CPU, masked=True), index.table, index.model_hash)
+    return widgets.RetrievalExplorer(
+        {
+            "MbA": explore.Searcher(index, model, tokenizer),
+            "MbA, masked": explore.Searcher(masked, model, tokenizer, masked=True),
+        },
+        sentence="Small right pleural effusion.",
+        k=4,
+    )
 
 
 def upload(name: str, content: bytes) -> tuple:
     """What FileUpload holds when a file was chosen."""
     now = datetime.datetime.now(datetime.UTC)
-    return ({"name": name, "type": "", "size": len(content), "content": memoryview(content), "last_modified": now},)
+    return (
+        {
+            "name": name,
+            "type": "",
+            "size": len(content),
+            "content": memoryview(content),
+            "last_modified": now,
+        },
+    )
 
 
 def as_png(array: np.ndarray) -> bytes:
@@ -53,6 +71,7 @@ def as_png(array: np.ndarray) -> bytes:
 
 def text_of(markup: str) -> str:
     """The text a reader sees; also a check that tags are closed in order."""
+
     class Reader(html.parser.HTMLParser):
         text = ""
 
@@ -75,13 +94,16 @@ def text_of(markup: str) -> str:
 
 def test_a_sentence_finds_what_the_index_finds(explorer, loaded):
     model, tokenizer, index, _ = loaded
-    query = run_folder.encode_query(model, tokenizer, text="Small right pleural effusion.")
+    query = encode_sentence(model, tokenizer, "Small right pleural effusion.")
     hits = index.search(query, k=4, among="images")
     shown = re.findall(r"<b>\d+\. (-?\d\.\d{3})</b>", explorer.picture.value)
     assert shown == [f"{hit.score:.3f}" for hit in hits]
     assert all(f'alt="image {hit.pair_id}' in explorer.picture.value for hit in hits)
     assert all(hit.report in text_of(explorer.picture.value) for hit in hits)
-    assert 'role="status"' in explorer.status.value and f"the best 4 of {len(index)}" in explorer.status.value
+    assert (
+        'role="status"' in explorer.status.value
+        and f"the best 4 of {len(index)}" in explorer.status.value
+    )
 
 
 def test_an_image_finds_reports_and_its_own_is_marked(explorer, loaded):
@@ -93,9 +115,10 @@ def test_an_image_finds_reports_and_its_own_is_marked(explorer, loaded):
     own = [hit.report == index.table.at[3, "report"] for hit in hits]
     items = re.findall(r"<li.*?</li>", explorer.picture.value, flags=re.S)
     assert ["its own report" in item for item in items] == own
-    assert explorer.inputs["word"].options[0] == ("the whole text", answers.WHOLE)
-    assert [label.split(". ", 1)[1] for label, _ in explorer.inputs["word"].options[1:4]] == re.findall(
-        r"\w+|[^\w\s]", hits[0].report)[:3]
+    assert explorer.inputs["word"].options[0] == ("the whole text", explore.WHOLE)
+    assert [
+        label.split(". ", 1)[1] for label, _ in explorer.inputs["word"].options[1:4]
+    ] == re.findall(r"\w+|[^\w\s]", hits[0].report)[:3]
 
 
 def test_words_light_different_patches(explorer):
@@ -103,9 +126,14 @@ def test_words_light_different_patches(explorer):
     explorer.inputs["word"].value = 3
     assert explorer.picture.value != before and "⚠" not in explorer.status.value
     explorer.inputs["sentence"].value = "Heart size is normal."
-    assert explorer.inputs["word"].value == answers.WHOLE
+    assert explorer.inputs["word"].value == explore.WHOLE
     assert [label for label, _ in explorer.inputs["word"].options][1:] == [
-        "1. Heart", "2. size", "3. is", "4. normal", "5. ."]
+        "1. Heart",
+        "2. size",
+        "3. is",
+        "4. normal",
+        "5. .",
+    ]
 
 
 def test_masked_search_masks_the_query(explorer):
@@ -120,15 +148,17 @@ def test_masked_queries_are_masked_as_the_gallery_was(explorer):
     """Asked with its own image or report, a masked gallery answers with a cosine of one."""
     searcher = explorer.searchers["MbA, masked"]
     for row in (0, 5):
-        _, _, feature = searcher.look([searcher.pixels(row)], [row], pooled=True)[0]
+        feature = searcher.look(searcher.pixels(row), row).feature
         assert torch.allclose(feature, searcher.index.features["images"][row], atol=1e-4)
-        read = searcher.read([searcher.index.table.at[row, "report"]], [row], pooled=True)[0]
+        read = searcher.read(searcher.index.table.at[row, "report"], row)
         assert torch.allclose(read.feature, searcher.index.features["texts"][row], atol=1e-4)
         assert torch.allclose(read.vectors.mean(0), read.feature, atol=1e-4)
 
 
 def test_uploads_are_answered_or_refused(explorer):
-    explorer.inputs["upload"].value = upload("mine.png", as_png(np.full((300, 200), 90, dtype=np.uint8)))
+    explorer.inputs["upload"].value = upload(
+        "mine.png", as_png(np.full((300, 200), 90, dtype=np.uint8))
+    )
     assert "your image" in explorer.picture.value and "⚠" not in explorer.status.value
     before = explorer.picture.value
     explorer.inputs["upload"].value = upload("<i>no.png", b"not an image")
@@ -158,10 +188,12 @@ def test_a_dicom_is_an_image(explorer, tmp_path):
 def test_reports_are_escaped_everywhere(loaded):
     model, tokenizer, index, _ = loaded
     evil = index.table.assign(report="<script>alert(1)</script> effusion & <b>", labels="<u>x")
-    searcher = widgets.Searcher(Index(index.features["images"], index.features["texts"], evil, "x"), model, tokenizer)
-    shown = [searcher.for_text("<script>", 2), searcher.for_image(searcher.pixels(0), 2, row=0)]
-    word = widgets.WordExplorer(searcher, 0)
-    heat = widgets.TemperatureExplorer(torch.tensor([0.1, 0.2]), 0, ["<script>", "b"])
+    searcher = explore.Searcher(
+        Index(index.features["images"], index.features["texts"], evil, "x"), model, tokenizer
+    )
+    shown = [searcher.for_text("<script>", 2), searcher.for_image(0, 2)]
+    word = explorers.WordExplorer(searcher, 0)
+    heat = explorers.TemperatureExplorer(torch.tensor([0.1, 0.2]), 0, ["<script>", "b"])
     for markup in [answer.html for answer in shown] + [word.picture.value, heat.picture.value]:
         assert not re.search("<(script|u|alert)", markup) and "<script>" in text_of(markup)
 
@@ -171,8 +203,8 @@ def test_without_a_model_the_gallery_can_still_be_searched(loaded):
     assert plain.picture.value.count("<li") == 3 and "⚠" not in plain.status.value
     plain.inputs["sentence"].value = "effusion"
     assert "no model to read a sentence" in plain.status.value
-    with pytest.raises(answers.QueryError, match="no model to look at an image"):
-        answers.Searcher(loaded[2]).for_image(np.zeros((8, 8), np.uint8))
+    with pytest.raises(QueryError, match="no model to look at an image"):
+        explore.Searcher(loaded[2]).for_image(np.zeros((8, 8), np.uint8))
 
 
 def test_what_went_wrong_is_said_not_swallowed(loaded):
@@ -190,22 +222,30 @@ def test_what_went_wrong_is_said_not_swallowed(loaded):
 @pytest.fixture
 def all_of_them(explorer, loaded):
     model, tokenizer, _, pairs = loaded
-    images, texts = run_folder.encode(model, pairs, CPU)
+    images, texts = encode_pairs(model, pairs, CPU)
 
     def shift(images, texts, amount):
         gap = images.mean(0) - texts.mean(0)
-        return F.normalize(images - amount / 2 * gap, dim=1), F.normalize(texts + amount / 2 * gap, dim=1)
+        return F.normalize(images - amount / 2 * gap, dim=1), F.normalize(
+            texts + amount / 2 * gap, dim=1
+        )
 
-    return [explorer, widgets.WordExplorer(explorer.searchers["MbA"], 0),
-            widgets.MaskingExplorer(pairs.batch(np.arange(4), CPU), tokenizer, model.config),
-            widgets.GapExplorer(images, texts, pairs.table, shift),
-            widgets.TemperatureExplorer(images[0] @ texts.T, 0, pairs.table["report"].tolist())]
+    return [
+        explorer,
+        explorers.WordExplorer(explorer.searchers["MbA"], 0),
+        explorers.MaskingExplorer(pairs.batch(np.arange(4), CPU), tokenizer, model.config),
+        explorers.GapExplorer(images, texts, pairs.table, shift),
+        explorers.TemperatureExplorer(images[0] @ texts.T, 0, pairs.table["report"].tolist()),
+    ]
 
 
 def test_every_input_has_a_label_and_every_image_alt_text(all_of_them):
     for explorer in all_of_them:
         assert all(control.description for control in explorer.inputs.values())
-        assert all(re.search(r'alt="[^"]+"', tag) for tag in re.findall(r"<img[^>]*>", explorer.picture.value))
+        assert all(
+            re.search(r'alt="[^"]+"', tag)
+            for tag in re.findall(r"<img[^>]*>", explorer.picture.value)
+        )
 
 
 def test_the_static_view_needs_nothing_else(all_of_them):
@@ -213,7 +253,11 @@ def test_the_static_view_needs_nothing_else(all_of_them):
         bundle = explorer._repr_mimebundle_()
         page = bundle["text/html"]
         assert "application/vnd.jupyter.widget-view+json" in bundle
-        assert explorer.picture.value in page and "as it stood" in page and explorer.title in bundle["text/plain"]
+        assert (
+            explorer.picture.value in page
+            and "as it stood" in page
+            and explorer.title in bundle["text/plain"]
+        )
         assert "<script" not in page and not re.search(r'(src|href)="(?!data:)', page)
         text_of(page)
 
@@ -239,11 +283,13 @@ def test_sliders_do_what_they_say(all_of_them):
 def test_marks_follow_the_weights():
     text = "No left effusion."
     spans = [(0, 2), (3, 7), (8, 16), (16, 17)]
-    marked = answers.marked_html(text, spans, [-1, 0.5, 1.0, 9.0])
-    assert marked == ('No <mark style="background:rgba(213,94,0,0.28);color:inherit">left</mark> '
-                      '<mark style="background:rgba(213,94,0,0.55);color:inherit">effusion</mark>.')
-    assert "<mark" not in answers.marked_html(text, spans, [-1, -2, 0, 1])
-    assert 'title="masked"' in answers.marked_html(text, spans, [0, float("nan"), 0, 0])
+    marked = marked_html(text, spans, [-1, 0.5, 1.0, 9.0])
+    assert marked == (
+        'No <mark style="background:rgba(213,94,0,0.28);color:inherit">left</mark> '
+        '<mark style="background:rgba(213,94,0,0.55);color:inherit">effusion</mark>.'
+    )
+    assert "<mark" not in marked_html(text, spans, [-1, -2, 0, 1])
+    assert 'title="masked"' in marked_html(text, spans, [0, float("nan"), 0, 0])
 
 
 @pytest.mark.parametrize("pairs, width", [(600, 128)])
@@ -258,14 +304,24 @@ def test_an_interaction_takes_under_200_ms(loaded, pairs, width):
 
     torch.manual_seed(0)
     demo = resolve("demo", {"vocab_size": len(tokenizer)}).model.model_copy(
-        update={key: getattr(model.config, key) for key in ("special_token_ids", "mask_token_id")})
-    table = pd.concat([small.table] * (pairs // len(small) + 1), ignore_index=True).head(pairs)[list(HIT_COLUMNS)]
+        update={key: getattr(model.config, key) for key in ("special_token_ids", "mask_token_id")}
+    )
+    table = pd.concat([small.table] * (pairs // len(small) + 1), ignore_index=True).head(pairs)[
+        list(HIT_COLUMNS)
+    ]
     features = [F.normalize(torch.randn(pairs, width), dim=1) for _ in range(2)]
     large = widgets.RetrievalExplorer(Index(*features, table, "x"), MCR(demo).eval(), tokenizer)
     seconds, threads = [], torch.get_num_threads()
     torch.set_num_threads(1)
-    for name, value in [("sentence", "effusion"), ("sentence", "left rib fracture"), ("image", 7), ("k", 8),
-                        ("word", 1), ("image", 40), ("sentence", "pacemaker")]:
+    for name, value in [
+        ("sentence", "effusion"),
+        ("sentence", "left rib fracture"),
+        ("image", 7),
+        ("k", 8),
+        ("word", 1),
+        ("image", 40),
+        ("sentence", "pacemaker"),
+    ]:
         start = time.process_time()
         large.inputs[name].value = value
         seconds.append(time.process_time() - start)

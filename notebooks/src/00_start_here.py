@@ -23,9 +23,9 @@ seed: int = 0  # of the initial weights, the order of the pairs and the masks
 device: str = "auto"  # auto, cpu, cuda
 
 # %%
-from mcr_lib.lesson import Lesson
+from kit.lesson import Lesson
 
-lesson = Lesson.begin("00_start_here", globals())
+lesson = Lesson.begin("00_start_here")
 
 # %%
 import tempfile
@@ -40,21 +40,26 @@ from IPython.display import Markdown, display
 
 from data_prep import folder
 from data_prep.images import read_gray
-from mcr_lib import paper, plotting
+from kit import plotting
+from kit.lesson import environment
+from mcr_lib import paper
 from mcr_lib.config import resolve
 from mcr_lib.data import PairData
-from mcr_lib.lesson import environment
+from mcr_lib.encoders import patchify, take
 from mcr_lib.losses import image_reconstruction_loss, text_reconstruction_loss
-from mcr_lib.masking import random_masking
+from mcr_lib.masking import random_masking, removed_mask
 from mcr_lib.model import MCR
 from mcr_lib.tokenizer import train_tokenizer
-from mcr_lib.vision import patchify
 
 # %% [markdown]
 # If the last cell ran, everything needed is installed. This is what your machine has:
 
 # %%
-lesson.table(pd.Series(environment(), name="here").to_frame(), "environment", "The machine these numbers are from")
+lesson.table(
+    pd.Series(environment(), name="here").to_frame(),
+    "environment",
+    "The machine these numbers are from",
+)
 
 # %% [markdown]
 # A GPU is not needed for the profiles `smoke` and `demo`.
@@ -76,8 +81,11 @@ pd.Series(funnel, name="left after this step").to_frame()
 # here first when a count is not what you expected.
 
 # %%
-table.groupby("split").agg(pairs=("pair_id", "size"), patients=("patient_id", "nunique"),
-                           different_reports=("report", "nunique"))
+table.groupby("split").agg(
+    pairs=("pair_id", "size"),
+    patients=("patient_id", "nunique"),
+    different_reports=("report", "nunique"),
+)
 
 # %% [markdown]
 # Patients never stand in two splits: a model that has seen a patient's earlier image could otherwise recognise the
@@ -90,8 +98,12 @@ table.groupby("split").agg(pairs=("pair_id", "size"), patients=("patient_id", "n
 shown = table[table["labels"] != ""].iloc[:3]
 known = lesson.data / "boxes.parquet"
 boxes = pd.read_parquet(known).groupby("pair_id") if known.exists() else None
-frames = [[] if boxes is None or pair not in boxes.groups else
-          boxes.get_group(pair)[["x0", "y0", "x1", "y1", "label"]].values.tolist() for pair in shown["pair_id"]]
+frames = [
+    []
+    if boxes is None or pair not in boxes.groups
+    else boxes.get_group(pair)[["x0", "y0", "x1", "y1", "label"]].values.tolist()
+    for pair in shown["pair_id"]
+]
 
 # %%
 images = [np.asarray(read_gray(lesson.data / path)) / 255 for path in shown["image_path"]]
@@ -108,7 +120,11 @@ config = resolve(lesson.profile, {"seed": lesson.seed, "pooling": "mean"})  # po
 reports = table.loc[table["split"] == "train", "report"]
 tokenizer = train_tokenizer(reports, config.model.vocab_size, Path(tempfile.mkdtemp()))
 vocabulary = tokenizer.get_vocab()
-print(len(vocabulary), "tokens in the vocabulary, the first:", tokenizer.convert_ids_to_tokens(list(range(5))))
+print(
+    len(vocabulary),
+    "tokens in the vocabulary, the first:",
+    tokenizer.convert_ids_to_tokens(list(range(5))),
+)
 
 # %% [markdown]
 # The first five are special: padding, an unknown piece, begin and end of a report, and `[MASK]`, which will be
@@ -122,10 +138,12 @@ def cut_by_hand(word: str) -> list[str]:
     pieces, start = [], 0
     while start < len(word):
         prefix = "##" if start else ""
-        ends = [end for end in range(len(word), start, -1) if prefix + word[start:end] in vocabulary]
+        ends = [
+            end for end in range(len(word), start, -1) if prefix + word[start:end] in vocabulary
+        ]
         if not ends:
             return ["[UNK]"]
-        pieces.append(prefix + word[start:ends[0]])
+        pieces.append(prefix + word[start : ends[0]])
         start = ends[0]
     return pieces
 
@@ -175,7 +193,9 @@ pairs = PairData(lesson.data, "test", tokenizer, config.model)
 # %%
 torch.manual_seed(lesson.seed)
 model = MCR(config.model).to(lesson.device).eval()
-print(f"{sum(p.numel() for p in model.parameters()):,} weights, drawn at random: this model has not learned anything")
+print(
+    f"{sum(p.numel() for p in model.parameters()):,} weights, drawn at random: this model has not learned anything"
+)
 
 # %% [markdown]
 # **By hand.** One pair through the model, each step on its own line, with the shape of what comes out. `N` is the
@@ -185,51 +205,70 @@ print(f"{sum(p.numel() for p in model.parameters()):,} weights, drawn at random:
 # %%
 started = time.perf_counter()
 one = pairs.batch(torch.tensor([0]).numpy(), lesson.device)
-ids_keep, ids_restore, mask = random_masking(one.image_noise, model.config.mask_ratio)
-masked_ids, positions, labels = model.mask_report(one)  # where words are hidden, and which they were
+ids_keep, ids_removed = random_masking(one.image_noise, model.config.mask_ratio)
+masked_ids, positions, labels = model.mask_report(one)  # where words are hidden, and which ones
 with torch.inference_mode():
     f_v = model.image_encoder(one.images, ids_keep)  # E_v: visible patches only
     f_r = model.report_encoder(masked_ids, one.attention_mask)  # E_r
-    common_v, common_r = model.image_head.map(f_v), model.report_head.map(f_r)  # F, on every local feature
+    common_v = model.image_head.map(f_v)  # F, on every local feature
+    common_r = model.report_head.map(f_r)
     S_v = F.normalize(common_v.mean(1), dim=-1)
     present = one.attention_mask[:, :, None].float()  # padding does not count
     S_r = F.normalize((common_r * present).sum(1) / present.sum(1), dim=-1)
-    predicted = model.image_decoder(f_v, ids_restore)  # D_v: the pixels of every patch, seen or hidden
-    words = model.report_decoder(f_r, one.attention_mask, positions)  # D_r: a score for every word, where masked
+    predicted = model.image_decoder(f_v, ids_keep, ids_removed)  # D_v: the pixels of hidden patches
+    words = model.report_decoder(f_r, one.attention_mask, positions)  # D_r: scores for all words
 seconds = time.perf_counter() - started
 
 # %%
 for name, tensor, axes in [
-        ("image", one.images, "N, channel, height, width"), ("report", one.input_ids, "N, T"),
-        ("f_v", f_v, "N, visible patches, channels"), ("f_r", f_r, "N, T, channels"),
-        ("F(f_v)", common_v, "N, visible patches, common space"), ("F(f_r)", common_r, "N, T, common space"),
-        ("S_v", S_v, "N, common space"), ("S_r", S_r, "N, common space"),
-        ("D_v(f_v)", predicted, "N, all patches, pixels of a patch"),
-        ("D_r(f_r)", words, "N, masked tokens, vocabulary")]:
+    ("image", one.images, "N, channel, height, width"),
+    ("report", one.input_ids, "N, T"),
+    ("f_v", f_v, "N, visible patches, channels"),
+    ("f_r", f_r, "N, T, channels"),
+    ("F(f_v)", common_v, "N, visible patches, common space"),
+    ("F(f_r)", common_r, "N, T, common space"),
+    ("S_v", S_v, "N, common space"),
+    ("S_r", S_r, "N, common space"),
+    ("D_v(f_v)", predicted, "N, hidden patches, pixels of a patch"),
+    ("D_r(f_r)", words, "N, masked tokens, vocabulary"),
+]:
     print(f"{name:9s} {tuple(tensor.shape)!s:20s} {axes}")
-lesson.number("one_pair_seconds", seconds, "Seconds for one pair through the whole untrained model, first call")
+lesson.number(
+    "one_pair_seconds",
+    seconds,
+    "Seconds for one pair through the whole untrained model, first call",
+)
 
 # %% [markdown]
 # The last line is the time in seconds, for reading the pair, masking, both encoders, both maps and both decoders. D_v
-# answered for all patches, because we asked for all; in training only the hidden ones are scored, so its last block is
-# computed only there. D_r answers for masked tokens only, here as there.
+# answers for hidden patches only and D_r for masked tokens only: nothing else is scored, so their last blocks are
+# computed only there.
 #
 # **Claim:** One image–report pair goes through the whole model in less than a minute.
 
 # %%
-lesson.claim("One image–report pair goes through the whole model in less than a minute.", seconds < 60)
+lesson.claim(
+    "One image–report pair goes through the whole model in less than a minute.", seconds < 60
+)
 
 # %% [markdown]
 # **Picture.** The same tensors. What is hidden is pale blue. In the maps, each row is one local feature, orange is
 # positive, purple negative. A vertical stripe means: all rows say the same here. An untrained encoder has many.
 
 # %%
-n = int(one.attention_mask.sum())  # tokens before the padding
+L, n = model.config.num_patches, int(one.attention_mask.sum())  # n: tokens before the padding
 figure = plotting.walkthrough(
-    plotting.hide(one.images, mask, model.config.patch_size)[0],
-    tokenizer.convert_ids_to_tokens(masked_ids[0, :n].tolist()), (masked_ids != one.input_ids)[0, :n].tolist(),
-    (f_v[0], common_v[0], S_v[0]), (f_r[0, :n], common_r[0, :n], S_r[0]))
-lesson.figure(figure, "walkthrough", "One pair on its way through the untrained model: masked input to one vector each")
+    plotting.hide(one.images, removed_mask(ids_removed, L), model.config.patch_size)[0],
+    tokenizer.convert_ids_to_tokens(masked_ids[0, :n].tolist()),
+    (masked_ids != one.input_ids)[0, :n].tolist(),
+    (f_v[0], common_v[0], S_v[0]),
+    (f_r[0, :n], common_r[0, :n], S_r[0]),
+)
+lesson.figure(
+    figure,
+    "walkthrough",
+    "One pair on its way through the untrained model: masked input to one vector each",
+)
 
 # %% [markdown]
 # **Check** that these lines are what the model does when it is simply called:
@@ -239,8 +278,10 @@ with torch.inference_mode():
     output = model(one)
 torch.testing.assert_close(S_v, output.image_features)
 torch.testing.assert_close(S_r, output.text_features)
-torch.testing.assert_close(image_reconstruction_loss(predicted, patchify(one.images, model.config.patch_size), mask),
-                           output.image_reconstruction_loss)
+hidden = take(patchify(one.images, model.config.patch_size), ids_removed)
+torch.testing.assert_close(
+    image_reconstruction_loss(predicted, hidden), output.image_reconstruction_loss
+)
 torch.testing.assert_close(text_reconstruction_loss(words, labels), output.text_reconstruction_loss)
 print("the same numbers")
 
@@ -267,11 +308,22 @@ N = min(16, len(pairs))
 several = pairs.batch(torch.arange(N).numpy(), lesson.device)
 with torch.inference_mode():
     output = model(several)
-guessing = {"contrastive_loss": torch.tensor(float(N)).log(), "image_reconstruction_loss": torch.tensor(1.0),
-            "text_reconstruction_loss": torch.tensor(float(len(vocabulary))).log()}
-losses = pd.DataFrame({"untrained model": {name: float(getattr(output, name)) for name in guessing},
-                       "guessing": {name: float(value) for name, value in guessing.items()}})
-lesson.table(losses.round(3), "untrained_losses", "The three losses of an untrained model beside what guessing costs")
+guessing = {
+    "contrastive_loss": torch.tensor(float(N)).log(),
+    "image_reconstruction_loss": torch.tensor(1.0),
+    "text_reconstruction_loss": torch.tensor(float(len(vocabulary))).log(),
+}
+losses = pd.DataFrame(
+    {
+        "untrained model": {name: float(getattr(output, name)) for name in guessing},
+        "guessing": {name: float(value) for name, value in guessing.items()},
+    }
+)
+lesson.table(
+    losses.round(3),
+    "untrained_losses",
+    "The three losses of an untrained model beside what guessing costs",
+)
 
 # %% [markdown]
 # In none of the three is an untrained model clearly better than guessing. Where it is worse, it has an opinion, and the
@@ -282,8 +334,11 @@ lesson.table(losses.round(3), "untrained_losses", "The three losses of an untrai
 
 # %%
 cosines = output.image_features @ output.text_features.T
-lesson.figure(plotting.similarity(cosines, "untrained: an image likes all reports alike"), "similarity_untrained",
-              "Cosine of some images with some reports before training; the true pairs are framed")
+lesson.figure(
+    plotting.similarity(cosines, "untrained: an image likes all reports alike"),
+    "similarity_untrained",
+    "Cosine of some images with some reports before training; the true pairs are framed",
+)
 
 # %% [markdown]
 # Within a row all colours are nearly the same, and the diagonal does not stand out. Making it stand out is what
@@ -310,8 +365,10 @@ print(float(by_hand))
 # **Claim:** A model that knows nothing pays about log N for choosing among N reports.
 
 # %%
-lesson.claim("A model that knows nothing pays about log N for choosing among N reports.",
-             abs(float(output.contrastive_loss - guessing["contrastive_loss"])) < 0.7)
+lesson.claim(
+    "A model that knows nothing pays about log N for choosing among N reports.",
+    abs(float(output.contrastive_loss - guessing["contrastive_loss"])) < 0.7,
+)
 
 # %% [markdown]
 # **Exercise.** Predict the contrastive loss of this model with a `logit_scale` of 0. And which of the three losses
@@ -322,7 +379,9 @@ from mcr_lib.losses import contrastive_loss
 
 blind = contrastive_loss(output.image_features, output.text_features, torch.tensor(0.0))
 torch.testing.assert_close(blind.cpu(), guessing["contrastive_loss"])
-print(f"scale 0: {float(blind):.4f} = log {N}, all reports count alike; and the order changes none of the three")
+print(
+    f"scale 0: {float(blind):.4f} = log {N}, all reports count alike; and the order changes none of the three"
+)
 
 # %% [markdown]
 # ## What the paper says, and what we chose
@@ -347,8 +406,8 @@ display(Markdown(paper.markdown()))
 # | [06_explore](06_explore.ipynb) | What does it find for *my* sentence or image? |
 #
 # Each stands on its own; what an earlier one has trained is found and used again. Whether one way of training is really
-# better than another, no single run can show. That is the task of the **study**: `python -m mcr_lib study` trains each
-# way with several seeds (see the README).
+# better than another, no single run can show. That is the task of the **study**: `python -m benchmarks.study` trains
+# each way with several seeds (see the README).
 #
 # ## Summary
 #

@@ -20,9 +20,9 @@ seed: int = 0  # of the initial weights, the order of the pairs and the masks
 device: str = "auto"  # auto, cpu, cuda
 
 # %%
-from mcr_lib.lesson import Lesson
+from kit.lesson import Lesson
 
-lesson = Lesson.begin("01_masking", globals())
+lesson = Lesson.begin("01_masking")
 
 # %%
 import tempfile
@@ -36,18 +36,20 @@ import torch
 import torch.nn.functional as F
 
 from data_prep import folder
-from mcr_lib import cost, plotting, widgets
+from kit import cost, plotting
+from kit.explorers import MaskingExplorer
 from mcr_lib.config import resolve
 from mcr_lib.data import PairData
+from mcr_lib.encoders import ImageEncoder, ReportEncoder, patchify, take, unpatchify
 from mcr_lib.losses import image_reconstruction_loss
-from mcr_lib.masking import IMAGE_STREAM, counter_noise, mask_report, random_masking
-from mcr_lib.text import ReportEncoder
+from mcr_lib.masking import IMAGE_STREAM, counter_noise, mask_report, random_masking, removed_mask
 from mcr_lib.tokenizer import train_tokenizer
-from mcr_lib.vision import ImageEncoder, patchify, unpatchify
 
 # %%
 table = folder.read(lesson.data)
-config = resolve("base" if lesson.profile == "base" else "demo").model  # nothing is trained: smoke can afford demo's
+config = resolve(
+    "base" if lesson.profile == "base" else "demo"
+).model  # nothing is trained: smoke can afford demo's
 reports = table.loc[table["split"] == "train", "report"]
 tokenizer = train_tokenizer(reports, config.vocab_size, Path(tempfile.mkdtemp()))
 special = tuple(sorted(tokenizer.all_special_ids))
@@ -64,10 +66,18 @@ batch = pairs.batch(np.arange(min(8, len(pairs))), lesson.device, seed=lesson.se
 #
 # **Picture.** The same image at four mask ratios. The paper's is the third.
 
+
 # %%
+def hidden_patches(noise: torch.Tensor, ratio: float) -> torch.Tensor:
+    _, ids_removed = random_masking(noise, ratio)
+    return removed_mask(ids_removed, noise.shape[1])  # N, L: 1 = hidden
+
+
 ratios = (0.0, 0.25, 0.5, 0.75)
-views = [plotting.hide(batch.images[:1], random_masking(batch.image_noise[:1], ratio)[2], config.patch_size)[0]
-         for ratio in ratios]
+image, noise = batch.images[:1], batch.image_noise[:1]
+views = [
+    plotting.hide(image, hidden_patches(noise, ratio), config.patch_size)[0] for ratio in ratios
+]
 figure = plotting.gallery([views], [f"{ratio:.0%} hidden" for ratio in ratios])
 lesson.figure(figure, "mask_ratios", "One image at four mask ratios")
 
@@ -89,13 +99,13 @@ for row, kept in zip(mask, ids_keep, strict=True):
 # **Check** against the library, which has no loop:
 
 # %%
-library_keep, ids_restore, library_mask = random_masking(batch.image_noise, 0.5)
-assert torch.equal(ids_keep, library_keep) and torch.equal(mask, library_mask)
+library_keep, ids_removed = random_masking(batch.image_noise, 0.5)
+assert torch.equal(ids_keep, library_keep) and torch.equal(mask, removed_mask(ids_removed, L))
 print("the same; patches kept of the first image:", ids_keep[0].tolist())
 
 # %% [markdown]
-# The library returns a third thing, `ids_restore`: if the kept patches are followed by placeholders for the hidden
-# ones, it puts all of them back into reading order. The decoder needs that.
+# The library returns a second thing, `ids_removed`: where the hidden patches stood, in reading order, too. The decoder
+# needs both: it puts what was seen, and placeholders for what was not, back into reading order.
 #
 # **By hand**, the report: of its ordinary tokens, those with the lowest noise become `[MASK]`. Beginning, end and
 # padding never do.
@@ -104,21 +114,31 @@ print("the same; patches kept of the first image:", ids_keep[0].tolist())
 by_hand = batch.input_ids.clone()
 for ids, noise in zip(by_hand, batch.text_noise, strict=True):
     ordinary = [place for place, token in enumerate(ids.tolist()) if token not in special]
-    hidden = sorted(ordinary, key=lambda place: noise[place].item())[:round(0.25 * len(ordinary))]
+    hidden = sorted(ordinary, key=lambda place: noise[place].item())[: round(0.25 * len(ordinary))]
     ids[hidden] = tokenizer.mask_token_id
 
 # %% [markdown]
 # **Check:**
 
 # %%
-masked_ids, positions, labels = mask_report(batch.input_ids, batch.attention_mask, batch.text_noise, 0.25,
-                                            tokenizer.mask_token_id, special)
+masked_ids, positions, labels = mask_report(
+    batch.input_ids, batch.attention_mask, batch.text_noise, 0.25, tokenizer.mask_token_id, special
+)
 assert torch.equal(by_hand, masked_ids)
 hidden = masked_ids != batch.input_ids
 n = int(batch.attention_mask[0].sum())
-strips = {title: (tokenizer.convert_ids_to_tokens(ids[0, :n].tolist()), hidden[0, :n].tolist())
-          for title, ids in (("the report; hidden tokens are blue", batch.input_ids), ("what E_r sees", masked_ids))}
-lesson.figure(plotting.token_strips(strips), "tokens", "A report before and after a quarter of its tokens was masked")
+strips = {
+    title: (tokenizer.convert_ids_to_tokens(ids[0, :n].tolist()), hidden[0, :n].tolist())
+    for title, ids in (
+        ("the report; hidden tokens are blue", batch.input_ids),
+        ("what E_r sees", masked_ids),
+    )
+}
+lesson.figure(
+    plotting.token_strips(strips),
+    "tokens",
+    "A report before and after a quarter of its tokens was masked",
+)
 
 # %% [markdown]
 # Same length above and below. Pieces of one word are hidden one by one, so that often a word can be read from what is
@@ -127,14 +147,16 @@ lesson.figure(plotting.token_strips(strips), "tokens", "A report before and afte
 # Play with it; without a running notebook you see one setting only.
 
 # %%
-widgets.MaskingExplorer(batch, tokenizer, config)
+MaskingExplorer(batch, tokenizer, config)
 
 # %% [markdown]
 # **Claim:** Exactly half of the patches are hidden in every image, not half on average.
 
 # %%
-lesson.claim("Exactly half of the patches are hidden in every image, not half on average.",
-             bool((mask.sum(1) == round(L / 2)).all()))
+lesson.claim(
+    "Exactly half of the patches are hidden in every image, not half on average.",
+    bool((mask.sum(1) == round(L / 2)).all()),
+)
 
 # %% [markdown]
 # This is more than neatness: with the same number in every image, a batch stays one rectangular tensor, and nothing is
@@ -164,9 +186,11 @@ epochs = range(5)
 three, grid = torch.arange(3), []
 for epoch in epochs:
     noise = counter_noise(lesson.seed, torch.full_like(three, epoch), three, L, IMAGE_STREAM)
-    grid.append(plotting.hide(batch.images[:3], random_masking(noise, 0.5)[2], config.patch_size))
+    grid.append(plotting.hide(batch.images[:3], hidden_patches(noise, 0.5), config.patch_size))
 grid = [[column[n] for column in grid] for n in range(3)]
-figure = plotting.gallery(grid, [f"epoch {epoch}" for epoch in epochs], [f"pair {n}" for n in range(3)])
+figure = plotting.gallery(
+    grid, [f"epoch {epoch}" for epoch in epochs], [f"pair {n}" for n in range(3)]
+)
 lesson.figure(figure, "epochs", "The masks of three pairs in five epochs")
 
 # %% [markdown]
@@ -203,16 +227,23 @@ print("equal to the last bit:", [round(x, 3) for x in library[:4].tolist()])
 #
 # **Claim:** In the next epoch it gets another mask.
 
+
 # %%
 def mask_of(rows: list[int], epoch: int = 0) -> torch.Tensor:
-    noise = counter_noise(lesson.seed, torch.full((len(rows),), epoch), torch.tensor(rows), L, IMAGE_STREAM)
-    return random_masking(noise, 0.5)[2]
+    noise = counter_noise(
+        lesson.seed, torch.full((len(rows),), epoch), torch.tensor(rows), L, IMAGE_STREAM
+    )
+    return hidden_patches(noise, 0.5)
 
 
 alone, early, late = mask_of([5])[0], mask_of([5, 1, 2])[0], mask_of([9, 4, 3, 5])[3]
-lesson.claim("A pair gets the same mask alone, in any batch and in any order.",
-             torch.equal(alone, early) and torch.equal(alone, late))
-lesson.claim("In the next epoch it gets another mask.", not torch.equal(alone, mask_of([5], epoch=1)[0]))
+lesson.claim(
+    "A pair gets the same mask alone, in any batch and in any order.",
+    torch.equal(alone, early) and torch.equal(alone, late),
+)
+lesson.claim(
+    "In the next epoch it gets another mask.", not torch.equal(alone, mask_of([5], epoch=1)[0])
+)
 
 # %% [markdown]
 # So a training can be stopped, resumed, or spread over four GPUs, and each pair is still masked as if nothing had
@@ -222,9 +253,13 @@ lesson.claim("In the next epoch it gets another mask.", not torch.equal(alone, m
 # certainty? Predict, then compare with the count.
 
 # %% tags=["solution"]
-seen_by_then = torch.stack([mask_of(list(range(200)), epoch) == 0 for epoch in range(10)]).cumsum(0) > 0
+seen_by_then = (
+    torch.stack([mask_of(list(range(200)), epoch) == 0 for epoch in range(10)]).cumsum(0) > 0
+)
 for epoch, seen in enumerate(seen_by_then, 1):
-    print(f"after {epoch:2d} epochs: {seen.float().mean():.4f} of all patches seen, predicted {1 - 0.5**epoch:.4f}")
+    print(
+        f"after {epoch:2d} epochs: {seen.float().mean():.4f} of all patches seen, predicted {1 - 0.5**epoch:.4f}"
+    )
 assert seen_by_then[6].float().mean() > 0.98  # 1 − ½⁷ > 0.99
 
 # %% [markdown]
@@ -239,13 +274,14 @@ assert seen_by_then[6].float().mean() > 0.98  # 1 − ½⁷ > 0.99
 torch.manual_seed(lesson.seed)
 encoder = ImageEncoder(config).to(lesson.device)  # untrained: the cost is the same
 images, noise = batch.images, batch.image_noise
-kept, _, _ = random_masking(noise, 0.5)
+kept, _ = random_masking(noise, 0.5)
 
 # %%
 vit = encoder.vit  # timm's vision transformer
 with torch.inference_mode():
     vectors = vit.patch_embed(images) + vit.pos_embed[:, 1:]  # N, L, D
-    visible = torch.stack([row[ids] for row, ids in zip(vectors, kept, strict=True)])  # N, L_keep, D
+    each = [row[ids] for row, ids in zip(vectors, kept, strict=True)]
+    visible = torch.stack(each)  # N, L_keep, D
     class_token = (vit.cls_token + vit.pos_embed[:, :1]).expand(len(images), -1, -1)
     by_hand = vit.norm(vit.blocks(torch.cat([class_token, visible], dim=1)))[:, 1:]
 
@@ -261,37 +297,68 @@ print(tuple(vectors.shape), "→", tuple(by_hand.shape))
 # Now measure four things for some ratios: tokens that go through the blocks; operations; bytes that must be kept for
 # the backward pass; and the time of forward and backward. For the report encoder, likewise.
 
+
 # %%
 def costs_of(module, *inputs) -> dict:
-    return {"operations": cost.flops(module, *inputs), "memory kept": cost.kept_bytes(module, module, *inputs),
-            "time": cost.seconds(lambda *given: module(*given).sum().backward(), *inputs, repeats=3)}
+    return {
+        "operations": cost.flops(module, *inputs),
+        "memory kept": cost.kept_bytes(module, module, *inputs),
+        "time": cost.seconds(lambda *given: module(*given).sum().backward(), *inputs, repeats=3),
+    }
 
 
 image_costs = []
 for ratio in ratios:
-    kept, _, _ = random_masking(noise, ratio)
+    kept, _ = random_masking(noise, ratio)
     image_costs.append({"patches": kept.shape[1], **costs_of(encoder, images, kept)})
 
 # %%
 report_encoder = ReportEncoder(config).to(lesson.device)
 report_costs = []
 for ratio in ratios:
-    masked, _, _ = mask_report(batch.input_ids, batch.attention_mask, batch.text_noise, ratio,
-                               tokenizer.mask_token_id, special)
-    report_costs.append({"tokens": masked.shape[1], **costs_of(report_encoder, masked, batch.attention_mask)})
+    masked, _, _ = mask_report(
+        batch.input_ids,
+        batch.attention_mask,
+        batch.text_noise,
+        ratio,
+        tokenizer.mask_token_id,
+        special,
+    )
+    report_costs.append(
+        {"tokens": masked.shape[1], **costs_of(report_encoder, masked, batch.attention_mask)}
+    )
 
 # %%
-panels = {title: (ratios, {key: [row[key] for row in rows] for key in rows[0]})
-          for title, rows in (("image encoder", image_costs), ("report encoder", report_costs))}
-lesson.figure(plotting.relative_costs(panels), "costs", "What masking saves, per encoder, relative to hiding nothing")
+panels = {
+    title: (ratios, {key: [row[key] for row in rows] for key in rows[0]})
+    for title, rows in (("image encoder", image_costs), ("report encoder", report_costs))
+}
+lesson.figure(
+    plotting.relative_costs(panels),
+    "costs",
+    "What masking saves, per encoder, relative to hiding nothing",
+)
 
 # %%
-shown = pd.concat([pd.DataFrame(rows, index=[f"{what}, {ratio:.0%} hidden" for ratio in ratios])
-                   for what, rows in (("image", image_costs), ("report", report_costs))])
-shown = pd.DataFrame({"patches": shown["patches"], "tokens": shown["tokens"], "GFLOP": shown["operations"] / 1e9,
-                      "MB kept": shown["memory kept"] / 1e6, "ms": 1000 * shown["time"]})
+shown = pd.concat(
+    [
+        pd.DataFrame(rows, index=[f"{what}, {ratio:.0%} hidden" for ratio in ratios])
+        for what, rows in (("image", image_costs), ("report", report_costs))
+    ]
+)
+shown = pd.DataFrame(
+    {
+        "patches": shown["patches"],
+        "tokens": shown["tokens"],
+        "GFLOP": shown["operations"] / 1e9,
+        "MB kept": shown["memory kept"] / 1e6,
+        "ms": 1000 * shown["time"],
+    }
+)
 shown = shown.round(2).astype(object).where(shown.notna(), "")
-lesson.table(shown, "costs", "Cost of one pass of some images or reports; the time is forward and backward")
+lesson.table(
+    shown, "costs", "Cost of one pass of some images or reports; the time is forward and backward"
+)
 
 # %% [markdown]
 # The image encoder follows the number of patches; what stays on top is the class token and the embedding of all
@@ -304,21 +371,29 @@ lesson.table(shown, "costs", "Cost of one pass of some images or reports; the ti
 # %%
 halved = [image_costs[2][what] / image_costs[0][what] for what in ("operations", "memory kept")]
 print(f"operations {halved[0]:.2f}, memory {halved[1]:.2f} of the whole")
-lesson.claim("Half of the patches cost about half of the image encoder.", max(abs(h - 0.5) for h in halved) < 0.08)
-lesson.claim("Replacing tokens by [MASK] saves nothing in the report encoder.",
-             len({(row["tokens"], row["operations"], row["memory kept"]) for row in report_costs}) == 1)
+lesson.claim(
+    "Half of the patches cost about half of the image encoder.",
+    max(abs(h - 0.5) for h in halved) < 0.08,
+)
+lesson.claim(
+    "Replacing tokens by [MASK] saves nothing in the report encoder.",
+    len({(row["tokens"], row["operations"], row["memory kept"]) for row in report_costs}) == 1,
+)
 
 # %% [markdown]
 # **Exercise.** The encoder compares each patch with each other patch. At a mask ratio of 75 %, which share of these
 # comparisons is left? And why do the operations not fall that steeply?
+
 
 # %% tags=["solution"]
 def comparisons(patches: int) -> int:
     return (patches + 1) ** 2  # the class token takes part
 
 
-print(f"{comparisons(image_costs[3]['patches']) / comparisons(image_costs[0]['patches']):.1%} of the comparisons,"
-      f" {image_costs[3]['operations'] / image_costs[0]['operations']:.1%} of all operations")
+print(
+    f"{comparisons(image_costs[3]['patches']) / comparisons(image_costs[0]['patches']):.1%} of the comparisons,"
+    f" {image_costs[3]['operations'] / image_costs[0]['operations']:.1%} of all operations"
+)
 # A quarter of a quarter is left. But with so few patches, comparing is a small part of the work: most of it
 # is done on each patch alone, in the perceptrons.
 
@@ -341,7 +416,9 @@ def smooth_in(images: torch.Tensor, hidden: torch.Tensor, rounds: int = 400) -> 
 
 
 def pixels_hidden(mask: torch.Tensor) -> torch.Tensor:
-    return unpatchify(mask[:, :, None].expand(-1, -1, config.patch_size**2), config.patch_size).bool()
+    return unpatchify(
+        mask[:, :, None].expand(-1, -1, config.patch_size**2), config.patch_size
+    ).bool()
 
 
 filled = smooth_in(batch.images, pixels_hidden(mask))
@@ -353,7 +430,13 @@ filled = smooth_in(batch.images, pixels_hidden(mask))
 error = ((filled - batch.images)[pixels_hidden(mask).expand_as(filled)] ** 2).mean()
 P = config.patch_size
 torch.testing.assert_close(
-    error, image_reconstruction_loss(patchify(filled, P), patchify(batch.images, P), mask, norm_pix=False))
+    error,
+    image_reconstruction_loss(
+        take(patchify(filled, P), ids_removed),
+        take(patchify(batch.images, P), ids_removed),
+        norm_pix=False,
+    ),
+)
 restored = 1 - float(error / batch.images.var())
 print(f"restored: {restored:.0%} of the variance of the gray levels")
 
@@ -361,10 +444,21 @@ print(f"restored: {restored:.0%} of the variance of the gray levels")
 # **Picture.**
 
 # %%
-rows = [[plotting.to_gray(batch.images)[n], plotting.hide(batch.images, mask, P)[n], plotting.to_gray(filled)[n],
-         plotting.to_gray(filled - batch.images)[n]] for n in range(2)]
-figure = plotting.gallery(rows, ["original", "seen", "filled from neighbours", "what is wrong (gray: nothing)"])
-lesson.figure(figure, "smoothed", "Half of the patches filled in from their neighbours without any learning")
+rows = [
+    [
+        plotting.to_gray(batch.images)[n],
+        plotting.hide(batch.images, mask, P)[n],
+        plotting.to_gray(filled)[n],
+        plotting.to_gray(filled - batch.images)[n],
+    ]
+    for n in range(2)
+]
+figure = plotting.gallery(
+    rows, ["original", "seen", "filled from neighbours", "what is wrong (gray: nothing)"]
+)
+lesson.figure(
+    figure, "smoothed", "Half of the patches filled in from their neighbours without any learning"
+)
 
 # %% [markdown]
 # Brightness comes back, structure does not: ribs, borders, findings. That is why the reconstruction loss normalises
@@ -373,8 +467,10 @@ lesson.figure(figure, "smoothed", "Half of the patches filled in from their neig
 # **Claim:** Without any learning, the neighbours bring back more than a third of the variance of hidden gray levels.
 
 # %%
-lesson.claim("Without any learning, the neighbours bring back more than a third of the variance of hidden gray levels.",
-             restored > 1 / 3)
+lesson.claim(
+    "Without any learning, the neighbours bring back more than a third of the variance of hidden gray levels.",
+    restored > 1 / 3,
+)
 
 # %% [markdown]
 # And reports? The simplest neighbour of a word is the word before it. We count in the training reports which token
@@ -400,8 +496,10 @@ print({name: f"{np.mean(values):.0%}" for name, values in right.items()})
 # **Claim:** The word before tells a hidden word far more often than the most frequent token does.
 
 # %%
-lesson.claim("The word before tells a hidden word far more often than the most frequent token does.",
-             np.mean(right["the word before"]) > 2 * np.mean(right["the most frequent token"]))
+lesson.claim(
+    "The word before tells a hidden word far more often than the most frequent token does.",
+    np.mean(right["the word before"]) > 2 * np.mean(right["the most frequent token"]),
+)
 
 # %% [markdown]
 # So much of a report is routine that it can be guessed without looking at the image. What is *not* routine, the
@@ -411,9 +509,10 @@ lesson.claim("The word before tells a hidden word far more often than the most f
 # **Exercise.** With 75 % of an image hidden, how much will smoothing restore? Predict a number.
 
 # %% tags=["solution"]
-_, _, sparse = random_masking(batch.image_noise, 0.75)
-smoothed = smooth_in(batch.images, pixels_hidden(sparse))
-error = image_reconstruction_loss(patchify(smoothed, P), patchify(batch.images, P), sparse, norm_pix=False)
+_, most = random_masking(batch.image_noise, 0.75)
+smoothed = smooth_in(batch.images, pixels_hidden(removed_mask(most, L)))
+filled_in, original = (take(patchify(x, P), most) for x in (smoothed, batch.images))
+error = image_reconstruction_loss(filled_in, original, norm_pix=False)
 print(f"restored: {1 - float(error / batch.images.var()):.0%}")
 
 # %% [markdown]

@@ -23,9 +23,9 @@ seed: int = 0  # of the initial weights, the order of the pairs and the masks
 device: str = "auto"  # auto, cpu, cuda
 
 # %%
-from mcr_lib.lesson import Lesson
+from kit.lesson import Lesson
 
-lesson = Lesson.begin("02_mba_vs_abm", globals())
+lesson = Lesson.begin("02_mba_vs_abm")
 
 # %%
 import copy
@@ -36,7 +36,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from mcr_lib import grounding, one_patch, plotting, run_folder
+from kit import one_patch, plotting
+from kit.boxes import bootstrap_mean, boxes_on_square, patch_word_table
+from mcr_lib import grounding
+from mcr_lib.evaluate import evaluate_run
 from mcr_lib.heads import AlignmentHead
 from mcr_lib.losses import contrastive_loss
 from mcr_lib.model import MCR
@@ -52,6 +55,7 @@ abm, _, image_abm, text_abm = lesson.features(run_abm)
 # The two models differ in one word of their configuration. They have the same weights to learn, and they started from
 # the same:
 
+
 # %%
 def start(alignment: str) -> dict:
     torch.manual_seed(lesson.seed)
@@ -65,8 +69,11 @@ print(f"{sum(weight.numel() for weight in starts[0].values()):,} weights")
 # **Claim:** Both models have the same weights at the start.
 
 # %%
-lesson.claim("Both models have the same weights at the start.",
-             starts[0].keys() == starts[1].keys() and all(torch.equal(starts[0][k], starts[1][k]) for k in starts[0]))
+lesson.claim(
+    "Both models have the same weights at the start.",
+    starts[0].keys() == starts[1].keys()
+    and all(torch.equal(starts[0][k], starts[1][k]) for k in starts[0]),
+)
 
 # %% [markdown]
 # ## 1. When is it the same?
@@ -99,18 +106,23 @@ lesson.figure(figure, "orders", "One image's local features, mapped before and a
 torch.manual_seed(lesson.seed)
 width, common = f.shape[2], model.config.common_dim
 linear = torch.nn.Linear(width, common)
-mlp = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.GELU(), torch.nn.Linear(width, common))
+mlp = torch.nn.Sequential(
+    torch.nn.Linear(width, width), torch.nn.GELU(), torch.nn.Linear(width, common)
+)
 f = f.cpu()
 with torch.inference_mode():
     for name, F_map in (("linear", linear), ("mlp", mlp)):
         difference = F_map(f).mean(1) - F_map(f.mean(1))
         size = F_map(f).mean(1).std()
-        print(f"{name:7s} largest difference {difference.abs().max():.1e} where values are near {size:.1e}")
+        print(
+            f"{name:7s} largest difference {difference.abs().max():.1e} where values are near {size:.1e}"
+        )
 
 # %% [markdown]
 # **Check** against the library's heads, for each map with each way to aggregate. `max` takes the largest value of each
 # channel, `attention` weights the local features by a learned query. The number is the largest difference between MbA
 # and AbM with the same weights, relative to the size of the values.
+
 
 # %%
 def head_of(projection: str, pooling: str, alignment: str) -> AlignmentHead:
@@ -132,9 +144,17 @@ def difference(projection: str, pooling: str) -> float:
 
 # %%
 poolings = ("mean", "max", "attention")
-differences = pd.DataFrame({projection: {pooling: difference(projection, pooling) for pooling in poolings}
-                            for projection in ("linear", "mlp")})
-lesson.table(differences.map("{:.1e}".format), "differences", "Largest difference of MbA and AbM with equal weights")
+differences = pd.DataFrame(
+    {
+        projection: {pooling: difference(projection, pooling) for pooling in poolings}
+        for projection in ("linear", "mlp")
+    }
+)
+lesson.table(
+    differences.map("{:.1e}".format),
+    "differences",
+    "Largest difference of MbA and AbM with equal weights",
+)
 
 # %% [markdown]
 # One cell of six is zero (what is left is rounding): linear with mean. Everything else makes a difference.
@@ -144,23 +164,34 @@ lesson.table(differences.map("{:.1e}".format), "differences", "Largest differenc
 # **Claim:** With a perceptron, or with another aggregation than the mean, they are not.
 
 # %%
-lesson.claim("With a linear map and the mean, MbA and AbM are the same function.",
-             differences.loc["mean", "linear"] < 1e-5)
-others = [differences.loc[pooling, projection] for projection in differences for pooling in differences.index
-          if (pooling, projection) != ("mean", "linear")]
-lesson.claim("With a perceptron, or with another aggregation than the mean, they are not.", min(others) > 1e-3)
+lesson.claim(
+    "With a linear map and the mean, MbA and AbM are the same function.",
+    differences.loc["mean", "linear"] < 1e-5,
+)
+others = [
+    differences.loc[pooling, projection]
+    for projection in differences
+    for pooling in differences.index
+    if (pooling, projection) != ("mean", "linear")
+]
+lesson.claim(
+    "With a perceptron, or with another aggregation than the mean, they are not.",
+    min(others) > 1e-3,
+)
 
 # %% [markdown]
-# This gives the study (`python -m mcr_lib study`, which compares the two ways over several seeds) its **null control**:
-# an experiment whose true effect is known to be zero. Models with a linear map and the mean, trained in both orders,
-# must retrieve equally well. If they did not, the experiment would be wrong, not the theory.
+# This gives the study (`python -m benchmarks.study`, which compares the two ways over several seeds) its **null
+# control**: an experiment whose true effect is known to be zero. Models with a linear map and the mean, trained in both
+# orders, must retrieve equally well. If they did not, the experiment would be wrong, not the theory.
 #
 # **Exercise.** The attention query starts at zero. What is the difference for linear + attention at the very start of
 # a training? And after the first step?
 
 # %% tags=["solution"]
 with torch.inference_mode():
-    first_map, first_pool = (head_of("linear", "attention", alignment) for alignment in ("mba", "abm"))
+    first_map, first_pool = (
+        head_of("linear", "attention", alignment) for alignment in ("mba", "abm")
+    )
     first_pool.map.load_state_dict(first_map.map.state_dict())
     at_start = float((first_map(f) - first_pool(f)).abs().max())
 print(f"{at_start:.1e}")
@@ -199,7 +230,11 @@ print("the same features")
 
 # %%
 unit = int((mean_of_gelus - gelu_of_mean).abs().argmax())
-lesson.figure(plotting.gelu_gap(inputs, unit), "gelu", "Mean of the curve against curve of the mean, real hidden units")
+lesson.figure(
+    plotting.gelu_gap(inputs, unit),
+    "gelu",
+    "Mean of the curve against curve of the mean, real hidden units",
+)
 
 # %% [markdown]
 # A unit that is strongly on for a few patches and off for the others may have a mean near or below zero. AbM then hears
@@ -211,11 +246,14 @@ lesson.figure(plotting.gelu_gap(inputs, unit), "gelu", "Mean of the curve agains
 # %%
 above = float((mean_of_gelus > gelu_of_mean - 1e-6).float().mean())
 print(f"{above:.0%} of the units")
-lesson.claim("For most hidden units the mean of the curve lies above the curve of the mean.", above > 0.5)
+lesson.claim(
+    "For most hidden units the mean of the curve lies above the curve of the mean.", above > 0.5
+)
 
 # %% [markdown]
 # The same seen from behind, by the **gradient** that each patch's local feature gets from the contrastive loss: what
 # this patch is told to change. Both heads aggregate by the mean here, too.
+
 
 # %%
 def told_to_each_patch(model) -> torch.Tensor:
@@ -229,8 +267,12 @@ def told_to_each_patch(model) -> torch.Tensor:
 
 
 gradients = {"MbA": told_to_each_patch(model), "AbM": told_to_each_patch(abm)}
-unlike = {name: float((g - g.mean(1, keepdim=True)).norm() / g.norm()) for name, g in gradients.items()}
-print({name: f"{value:.1%} of the gradient differs between patches" for name, value in unlike.items()})
+unlike = {
+    name: float((g - g.mean(1, keepdim=True)).norm() / g.norm()) for name, g in gradients.items()
+}
+print(
+    {name: f"{value:.1%} of the gradient differs between patches" for name, value in unlike.items()}
+)
 
 # %% [markdown]
 # **Claim:** Under AbM all patches of an image get the same gradient from the contrastive loss.
@@ -238,7 +280,10 @@ print({name: f"{value:.1%} of the gradient differs between patches" for name, va
 # **Claim:** Under MbA each patch gets its own.
 
 # %%
-lesson.claim("Under AbM all patches of an image get the same gradient from the contrastive loss.", unlike["AbM"] < 1e-5)
+lesson.claim(
+    "Under AbM all patches of an image get the same gradient from the contrastive loss.",
+    unlike["AbM"] < 1e-5,
+)
 lesson.claim("Under MbA each patch gets its own.", unlike["MbA"] > 1e-3)
 
 # %% [markdown]
@@ -251,7 +296,9 @@ side = round(own.shape[1] ** 0.5)
 grays = plotting.to_gray(batch.images)
 above_least = (own - own.amin(1, keepdim=True)).reshape(-1, side, side).cpu()
 figure = plotting.glows(grays[:5], above_least[:5], pairs.table["pair_id"][:5].tolist())
-lesson.figure(figure, "gradients", "How far each patch's gradient differs from the mean of all patches, MbA")
+lesson.figure(
+    figure, "gradients", "How far each patch's gradient differs from the mean of all patches, MbA"
+)
 
 # %% [markdown]
 # **Exercise.** Another aggregation: `max`, with MbA. How many of the patches of an image get any gradient at all, at
@@ -271,8 +318,8 @@ assert reached <= min(common, local.shape[1])
 # A small lesion is seen by one patch; an enlarged heart by many. When does the order decide whether it is *found*? In
 # a radiograph nobody knows which patch sees what. So we draw local features where we know it: 64 patches of noise, and
 # a finding that either one of them sees, or all of them a little. Heads of both orders are trained on these, nothing
-# else, and asked which of 500 reports belongs to an image (`mcr_lib/one_patch.py`). Predict: for which aggregation will
-# the order matter?
+# else, and asked which of 500 reports belongs to an image (`kit/one_patch.py`). Predict: for which aggregation will the
+# order matter?
 
 # %%
 found = one_patch.compare(seeds=3)
@@ -281,7 +328,11 @@ found = one_patch.compare(seeds=3)
 # **Picture.** A mark for each seed.
 
 # %%
-lesson.figure(plotting.two_orders(found), "one_patch", "Own report on top, heads alone; who sees the finding is known")
+lesson.figure(
+    plotting.two_orders(found),
+    "one_patch",
+    "Own report on top, heads alone; who sees the finding is known",
+)
 
 # %% [markdown]
 # **Claim:** If one patch sees the finding and the aggregation chooses (maximum, attention), MbA finds more.
@@ -289,12 +340,19 @@ lesson.figure(plotting.two_orders(found), "one_patch", "Own report on top, heads
 # **Claim:** With the mean, MbA finds no more, whoever sees it.
 
 # %%
-gain = {(seen_by, pooling): np.subtract(orders["mba"], orders["abm"])
-        for seen_by, poolings in found.items() for pooling, orders in poolings.items()}
-lesson.claim("If one patch sees the finding and the aggregation chooses (maximum, attention), MbA finds more.",
-             min(gain["one patch", pooling].min() for pooling in ("max", "attention")) > 10)
-lesson.claim("With the mean, MbA finds no more, whoever sees it.",
-             max(gain[seen_by, "mean"].mean() for seen_by in found) < 2)
+gain = {
+    (seen_by, pooling): np.subtract(orders["mba"], orders["abm"])
+    for seen_by, poolings in found.items()
+    for pooling, orders in poolings.items()
+}
+lesson.claim(
+    "If one patch sees the finding and the aggregation chooses (maximum, attention), MbA finds more.",
+    min(gain["one patch", pooling].min() for pooling in ("max", "attention")) > 10,
+)
+lesson.claim(
+    "With the mean, MbA finds no more, whoever sees it.",
+    max(gain[seen_by, "mean"].mean() for seen_by in found) < 2,
+)
 
 # %% [markdown]
 # *Why it must help there.* Attention and the maximum choose: attention the patch with the highest score, the maximum
@@ -334,13 +392,15 @@ with torch.inference_mode():
     patches = grounding.patch_features(model, batch.images[:1])[0]  # L, common space
     words = grounding.word_features(model, batch.input_ids[:1], batch.attention_mask[:1])[0, :n]
 table = patches @ words.T / (patches.mean(0).norm() * words.mean(0).norm())  # L, T
-print(f"{tuple(table.shape)} → mean {table.mean():.6f}, cosine of the pair {image_mba[0] @ text_mba[0]:.6f}")
+print(
+    f"{tuple(table.shape)} → mean {table.mean():.6f}, cosine of the pair {image_mba[0] @ text_mba[0]:.6f}"
+)
 
 # %% [markdown]
 # **Check** against the library:
 
 # %%
-torch.testing.assert_close(table, grounding.patch_word_table(patches, words))
+torch.testing.assert_close(table, patch_word_table(patches, words))
 torch.testing.assert_close(table.mean().cpu(), image_mba[0] @ text_mba[0], atol=1e-4, rtol=1e-3)
 print("the same")
 
@@ -348,12 +408,15 @@ print("the same")
 # **Claim:** Under MbA the similarity of a pair is exactly the mean of its patch–word table.
 
 # %%
-lesson.claim("Under MbA the similarity of a pair is exactly the mean of its patch–word table.",
-             abs(float(table.mean()) - float(image_mba[0] @ text_mba[0])) < 1e-4)
+lesson.claim(
+    "Under MbA the similarity of a pair is exactly the mean of its patch–word table.",
+    abs(float(table.mean()) - float(image_mba[0] @ text_mba[0])) < 1e-4,
+)
 
 # %% [markdown]
 # **Picture.** Each patch's share in the similarity with the own report, compared with the mean of all reports: what
 # glows speaks for *this* report. Where the data set knows the places of its findings, they are framed.
+
 
 # %%
 def known_boxes(limit: int = 5) -> pd.DataFrame:
@@ -362,7 +425,9 @@ def known_boxes(limit: int = 5) -> pd.DataFrame:
     if not file.exists():
         return pd.DataFrame()
     boxes = pd.read_parquet(file)
-    rows = pairs.table[["pair_id", "image_path"]].reset_index(names="row").merge(boxes, on="pair_id")
+    rows = (
+        pairs.table[["pair_id", "image_path"]].reset_index(names="row").merge(boxes, on="pair_id")
+    )
     return rows[~rows["pair_id"].duplicated(keep=False)].drop_duplicates("label").head(limit)
 
 
@@ -377,9 +442,12 @@ maps = grounding.heat_map(grounding.patch_features(model, some.images), speaks_f
 frames = None
 if len(known):
     sizes = np.array([Image.open(lesson.data / path).size for path in known["image_path"]])
-    frames = grounding.boxes_on_square(known[["x0", "y0", "x1", "y1"]].to_numpy(float), sizes)
-lesson.figure(plotting.glows(plotting.to_gray(some.images), maps, titles, frames), "glow",
-              "Which patches speak for the own report (MbA); frames: where the finding was drawn")
+    frames = boxes_on_square(known[["x0", "y0", "x1", "y1"]].to_numpy(float), sizes)
+lesson.figure(
+    plotting.glows(plotting.to_gray(some.images), maps, titles, frames),
+    "glow",
+    "Which patches speak for the own report (MbA); frames: where the finding was drawn",
+)
 
 # %% [markdown]
 # How often the brightest patch really lies in the frame, against chance and against AbM, is measured in
@@ -392,7 +460,7 @@ lesson.figure(plotting.glows(plotting.to_gray(some.images), maps, titles, frames
 with torch.inference_mode():
     patches = grounding.patch_features(abm, batch.images[:1])[0]
     words = grounding.word_features(abm, batch.input_ids[:1], batch.attention_mask[:1])[0, :n]
-table = grounding.patch_word_table(patches, words)
+table = patch_word_table(patches, words)
 print(f"mean of the table {table.mean():.4f}, cosine of the pair {image_abm[0] @ text_abm[0]:.4f}")
 assert abs(float(table.mean()) - float(image_abm[0] @ text_abm[0])) > 1e-5
 # It need not: F was trained on aggregated features only, and what it does to a single patch was never asked for.
@@ -406,9 +474,13 @@ assert abs(float(table.mean()) - float(image_abm[0] @ text_abm[0])) > 1e-5
 # **Picture.**
 
 # %%
-results = {name: run_folder.evaluate(run, lesson.data, device=lesson.device, command="notebook 02_mba_vs_abm")
-           for name, run in (("MbA", run_mba), ("AbM", run_abm))}
-lesson.figure(plotting.recalls(results), "recall", "MbA and AbM on the test split, protocol text-identical")
+results = {
+    name: evaluate_run(run, lesson.data, device=lesson.device, command="notebook 02_mba_vs_abm")
+    for name, run in (("MbA", run_mba), ("AbM", run_abm))
+}
+lesson.figure(
+    plotting.recalls(results), "recall", "MbA and AbM on the test split, protocol text-identical"
+)
 
 # %% [markdown]
 # The intervals overlap or they do not, but that is the wrong question: both models answered the *same* queries. A hard
@@ -418,10 +490,14 @@ lesson.figure(plotting.recalls(results), "recall", "MbA and AbM on the test spli
 
 # %%
 about = {"texts": pairs.table["report"].tolist(), "labels": pairs.table["labels"].tolist()}
-found = {name: query_ranks(*features, **about)["image_to_text"].ranks <= 10
-         for name, features in (("MbA", (image_mba, text_mba)), ("AbM", (image_abm, text_abm)))}
+found = {
+    name: query_ranks(*features, **about)["image_to_text"].ranks <= 10
+    for name, features in (("MbA", (image_mba, text_mba)), ("AbM", (image_abm, text_abm)))
+}
 gain = found["MbA"].double() - found["AbM"].double()
-print(f"only MbA: {int((gain > 0).sum())}, only AbM: {int((gain < 0).sum())}, no difference: {int((gain == 0).sum())}")
+print(
+    f"only MbA: {int((gain > 0).sum())}, only AbM: {int((gain < 0).sum())}, no difference: {int((gain == 0).sum())}"
+)
 
 # %% [markdown]
 # **Check:** the mean of these is the difference of the two measured R@10.
@@ -429,9 +505,11 @@ print(f"only MbA: {int((gain > 0).sum())}, only AbM: {int((gain < 0).sum())}, no
 # %%
 at_ten = [results[name]["image_to_text_R@10"] for name in ("MbA", "AbM")]
 assert abs(100 * float(gain.mean()) - (at_ten[0] - at_ten[1])) < 1e-9
-mean, low, high = grounding.bootstrap_mean(gain, pairs.table["patient_id"])
+mean, low, high = bootstrap_mean(gain, pairs.table["patient_id"])
 lesson.number("mba_minus_abm", 100 * mean, "Image-to-text R@10, MbA minus AbM, percent, one seed")
-print(f"MbA − AbM: {100 * mean:+.1f} percentage points, 95 % interval {100 * low:+.1f} … {100 * high:+.1f}")
+print(
+    f"MbA − AbM: {100 * mean:+.1f} percentage points, 95 % interval {100 * low:+.1f} … {100 * high:+.1f}"
+)
 
 # %% [markdown]
 # If zero lies within the interval, this run does not say which is better. If it lies outside, it says so *for this
@@ -445,8 +523,10 @@ print(f"MbA − AbM: {100 * mean:+.1f} percentage points, 95 % interval {100 * l
 # %% tags=["solution"]
 patients = pairs.table["patient_id"]
 quarter = patients.isin(patients.drop_duplicates().iloc[::4]).to_numpy()
-few = grounding.bootstrap_mean(gain[torch.from_numpy(quarter)], patients[quarter])
-print(f"width with a quarter of the patients {100 * (few[2] - few[1]):.1f}, with all {100 * (high - low):.1f}")
+few = bootstrap_mean(gain[torch.from_numpy(quarter)], patients[quarter])
+print(
+    f"width with a quarter of the patients {100 * (few[2] - few[1]):.1f}, with all {100 * (high - low):.1f}"
+)
 # Four times as many: widths fall with the square root of the number of patients.
 
 # %% [markdown]

@@ -21,9 +21,9 @@ seed: int = 0  # of the initial weights, the order of the pairs and the masks
 device: str = "auto"  # auto, cpu, cuda
 
 # %%
-from mcr_lib.lesson import Lesson
+from kit.lesson import Lesson
 
-lesson = Lesson.begin("03_training", globals())
+lesson = Lesson.begin("03_training")
 
 # %%
 import json
@@ -33,14 +33,17 @@ import pandas as pd
 import torch
 from IPython.display import display
 
-from mcr_lib import cost, plotting, run_folder
-from mcr_lib.config import MCRConfig
-from mcr_lib.lesson import interactive
+from kit import cost, plotting
+from kit.lesson import interactive
+from mcr_lib.config import MCRConfig, read_config
+from mcr_lib.encoders import patchify, take
+from mcr_lib.engine.checkpoint import weights_sha256
+from mcr_lib.engine.large_batch import named_losses
+from mcr_lib.evaluate import evaluate_run
 from mcr_lib.losses import contrastive_loss, image_reconstruction_loss, text_reconstruction_loss
-from mcr_lib.masking import random_masking
+from mcr_lib.masking import random_masking, removed_mask
 from mcr_lib.model import MCR
-from mcr_lib.trainer import named_losses
-from mcr_lib.vision import patchify
+from mcr_lib.tokenizer import load_tokenizer
 
 # %% [markdown]
 # We need something trained from the start; how the training went is the last section. A training in the library is a
@@ -67,7 +70,7 @@ class Live:
 # %%
 run = lesson.train(callbacks=[Live()])
 model, pairs, image_features, text_features = lesson.features(run, "test")
-tokenizer = run_folder.load_tokenizer(run / "tokenizer")
+tokenizer = load_tokenizer(run / "tokenizer", local=True)
 batch = pairs.batch(torch.arange(min(16, len(pairs))).numpy(), lesson.device)
 
 # %% [markdown]
@@ -81,36 +84,54 @@ batch = pairs.batch(torch.arange(min(16, len(pairs))).numpy(), lesson.device)
 # and the report (r). Boxes with the same name are the same weights.
 
 # %%
-ids_keep, ids_restore, mask = random_masking(batch.image_noise, model.config.mask_ratio)
+ids_keep, ids_removed = random_masking(batch.image_noise, model.config.mask_ratio)
+mask = removed_mask(ids_removed, model.config.num_patches)  # N, L: 1 = hidden
 masked_ids, positions, labels = model.mask_report(batch)
-words, hidden_words = (tokenizer.convert_ids_to_tokens(ids[0, 1:].tolist()) for ids in (batch.input_ids, masked_ids))
-windows = [hidden_words[i:i + 4] for i in range(len(words) - 4)]  # for the picture: four tokens, one of them hidden
-start = max(range(len(windows)), key=lambda i: (windows[i].count("[MASK]") == 1, -sum(
-    word.startswith("##") or not word.isalpha() for word in words[i:i + 4])))
+words, hidden_words = (
+    tokenizer.convert_ids_to_tokens(ids[0, 1:].tolist()) for ids in (batch.input_ids, masked_ids)
+)
+
+
+def shows_well(start: int) -> tuple[bool, int]:  # of four tokens in the picture one is hidden
+    whole_words = sum(word.isalpha() for word in words[start : start + 4])
+    return hidden_words[start : start + 4].count("[MASK]") == 1, whole_words
+
+
+start = max(range(len(words) - 4), key=shows_well)
 
 # %%
-whole, masked = plotting.to_gray(batch.images), plotting.hide(batch.images, mask, model.config.patch_size)
-figure = plotting.frameworks(whole[0], masked[0], words[start:start + 4], hidden_words[start:start + 4])
-lesson.figure(figure, "frameworks", "Two streams (the paper's Fig. 1a) and one masked stream (Fig. 1b), drawn by us")
+whole = plotting.to_gray(batch.images)
+masked = plotting.hide(batch.images, mask, model.config.patch_size)
+figure = plotting.frameworks(
+    whole[0], masked[0], words[start : start + 4], hidden_words[start : start + 4]
+)
+lesson.figure(
+    figure,
+    "frameworks",
+    "Two streams (the paper's Fig. 1a) and one masked stream (Fig. 1b), drawn by us",
+)
 
 # %% [markdown]
 # Count the arrows into the E boxes: two streams send four inputs through the encoders, MCR two, of which the image is
 # half as long. In return, MCR must recognise a pair from what was left of it.
 #
-# **By hand.** The two-stream framework, written down with the parts of our trained MCR model. The decoder answers for
-# all patches here, as we want to look at them later; in the library, only for those that are scored, the hidden ones.
+# **By hand.** The two-stream framework, written down with the parts of our trained MCR model. The decoders answer only
+# for what is scored: hidden patches and masked words.
 
 # %%
 with torch.inference_mode():
-    S_v, S_r = model.encode_image(batch.images), model.encode_text(batch.input_ids, batch.attention_mask)  # whole
+    S_v = model.encode_image(batch.images)  # whole
+    S_r = model.encode_text(batch.input_ids, batch.attention_mask)
     f_v = model.image_encoder(batch.images, ids_keep)  # masked
     f_r = model.report_encoder(masked_ids, batch.attention_mask)
-    pixels = model.image_decoder(f_v, ids_restore)
+    pixels = model.image_decoder(f_v, ids_keep, ids_removed)
     guesses = model.report_decoder(f_r, batch.attention_mask, positions)
-    patches = patchify(batch.images, model.config.patch_size)
-    two_streams = {"contrastive_loss": contrastive_loss(S_v, S_r, model.log_scale.exp()),
-                   "image_reconstruction_loss": image_reconstruction_loss(pixels, patches, mask),
-                   "text_reconstruction_loss": text_reconstruction_loss(guesses, labels)}
+    patches = take(patchify(batch.images, model.config.patch_size), ids_removed)  # the hidden ones
+    two_streams = {
+        "contrastive_loss": contrastive_loss(S_v, S_r, model.log_scale.exp()),
+        "image_reconstruction_loss": image_reconstruction_loss(pixels, patches),
+        "text_reconstruction_loss": text_reconstruction_loss(guesses, labels),
+    }
 
 # %% [markdown]
 # **Check.** In the library a framework is a word in the configuration, not another class. The same weights in a model
@@ -130,8 +151,10 @@ print("the same numbers")
 # look.
 
 # %% tags=["solution"]
-as_table = {name: {key: float(value) for key, value in losses.items()}
-            for name, losses in {"one stream": one_stream, "two streams": library}.items()}
+as_table = {
+    name: {key: float(value) for key, value in losses.items()}
+    for name, losses in {"one stream": one_stream, "two streams": library}.items()
+}
 display(pd.DataFrame(as_table).round(4))
 # Reconstruction has a masked input in both. Only what the contrastive task sees is another.
 
@@ -140,8 +163,10 @@ display(pd.DataFrame(as_table).round(4))
 
 # %%
 same = {name: torch.equal(one_stream[name], library[name]) for name in library}
-lesson.claim("With the same weights, one and two streams differ in the contrastive loss only.",
-             [name for name, equal in same.items() if not equal] == ["contrastive_loss"])
+lesson.claim(
+    "With the same weights, one and two streams differ in the contrastive loss only.",
+    [name for name, equal in same.items() if not equal] == ["contrastive_loss"],
+)
 
 # %% [markdown]
 # ## 2. Where does the time go?
@@ -155,21 +180,28 @@ lesson.claim("With the same weights, one and two streams differ in the contrasti
 with torch.device("meta"):
     c = MCRConfig()  # ViT-B/16 at 224 and BERT-base
     full = MCR(c)
-    image, token_ids = torch.empty(1, c.in_chans, c.img_size, c.img_size), torch.empty(1, c.max_text_length).long()
+    image = torch.empty(1, c.in_chans, c.img_size, c.img_size)
+    token_ids = torch.empty(1, c.max_text_length).long()
     all_patches = torch.empty(1, c.num_patches).long()
-    half = all_patches[:, : c.num_patches - round(c.num_patches * c.mask_ratio)]
-    hidden = all_patches[:, half.shape[1]:]  # the decoder's last block computes what is scored, and no more
-    seen_v, seen_r = torch.empty(*half.shape, c.embed_dim), torch.empty(*token_ids.shape, c.text_embed_dim)
+    num_hidden = round(c.num_patches * c.mask_ratio)
+    half, hidden = all_patches.split([c.num_patches - num_hidden, num_hidden], dim=1)
+    seen_v = torch.empty(*half.shape, c.embed_dim)
+    seen_r = torch.empty(*token_ids.shape, c.text_embed_dim)
     masked_tokens = torch.empty(1, round((c.max_text_length - 2) * c.mlm_probability)).long()
 
 # %%
-parts = {"E_v, whole": cost.flops(full.image_encoder, image),
-         "E_v, masked": cost.flops(full.image_encoder, image, half),
-         "D_v": cost.flops(full.image_decoder, seen_v, all_patches, hidden),
-         "E_r, whole": cost.flops(full.report_encoder, token_ids, token_ids),
-         "D_r": cost.flops(full.report_decoder, seen_r, token_ids, masked_tokens)}
-parts["E_r, masked"] = parts["E_r, whole"]  # a [MASK] is a token like any other: the report stays as long
-pd.Series({name: value / 1e9 for name, value in parts.items()}, name="GFLOP for one pair, forward").round(2).to_frame()
+parts = {
+    "E_v, whole": cost.flops(full.image_encoder, image),
+    "E_v, masked": cost.flops(full.image_encoder, image, half),
+    "D_v": cost.flops(full.image_decoder, seen_v, half, hidden),
+    "E_r, whole": cost.flops(full.report_encoder, token_ids, token_ids),
+    "D_r": cost.flops(full.report_decoder, seen_r, token_ids, masked_tokens),
+}
+# a [MASK] is a token like any other: the report stays as long
+parts["E_r, masked"] = parts["E_r, whole"]
+pd.Series(
+    {name: value / 1e9 for name, value in parts.items()}, name="GFLOP for one pair, forward"
+).round(2).to_frame()
 
 # %% [markdown]
 # Half the patches cost half the image encoder, even a little less, because attention compares each patch with each. A
@@ -179,6 +211,7 @@ pd.Series({name: value / 1e9 for name, value in parts.items()}, name="GFLOP for 
 # products with 4 D², the two layers of the perceptron with 8 D² weights, and attention needs 2 D products with each of
 # the L other tokens. Each product is 2 FLOPs.
 
+
 # %%
 def encoder_flops(L: int, D: int, depth: int, pixels_in: int) -> int:
     tokens = L + 1  # the patches and the class token
@@ -187,7 +220,10 @@ def encoder_flops(L: int, D: int, depth: int, pixels_in: int) -> int:
     return depth * block + all_patches_embedded
 
 
-by_hand = [encoder_flops(L, c.embed_dim, c.depth, c.patch_size**2 * c.in_chans) for L in (c.num_patches, half.shape[1])]
+by_hand = [
+    encoder_flops(L, c.embed_dim, c.depth, c.patch_size**2 * c.in_chans)
+    for L in (c.num_patches, half.shape[1])
+]
 
 # %% [markdown]
 # **Check:**
@@ -204,18 +240,34 @@ print("not one operation off:", by_hand)
 # **Picture.** One pair, forward, at the size of the `base` profile.
 
 # %%
-needs = {"two-stream": list(parts), "mcr": ["E_v, masked", "D_v", "E_r, masked", "D_r"],
-         "contrastive": ["E_v, whole", "E_r, whole"], "contrastive-masked": ["E_v, masked", "E_r, masked"]}
+needs = {
+    "two-stream": list(parts),
+    "mcr": ["E_v, masked", "D_v", "E_r, masked", "D_r"],
+    "contrastive": ["E_v, whole", "E_r, whole"],
+    "contrastive-masked": ["E_v, masked", "E_r, masked"],
+}
 costs = {arm: {part: parts[part] / 1e9 for part in chosen} for arm, chosen in needs.items()}
-figure = plotting.stacked_costs(costs, "GFLOP for one pair, forward pass", "ViT-B/16 at 224 and BERT-base")
+figure = plotting.stacked_costs(
+    costs, "GFLOP for one pair, forward pass", "ViT-B/16 at 224 and BERT-base"
+)
 lesson.figure(figure, "flops", "Operations by part, counted at the size of the base profile")
 
 # %%
-image_side = {arm: sum(v for part, v in chosen.items() if part[2] == "v") for arm, chosen in costs.items()}
-print("image side, in passes of a whole-image encoder: "
-      + ", ".join(f"{arm} {value / costs['contrastive']['E_v, whole']:.2f}" for arm, value in image_side.items()))
-share = lesson.number("decoder_share", costs["mcr"]["D_v"] / image_side["mcr"],
-                      "Share of the image decoder in MCR's image side, FLOPs, base profile")
+image_side = {
+    arm: sum(v for part, v in chosen.items() if part[2] == "v") for arm, chosen in costs.items()
+}
+print(
+    "image side, in passes of a whole-image encoder: "
+    + ", ".join(
+        f"{arm} {value / costs['contrastive']['E_v, whole']:.2f}"
+        for arm, value in image_side.items()
+    )
+)
+share = lesson.number(
+    "decoder_share",
+    costs["mcr"]["D_v"] / image_side["mcr"],
+    "Share of the image decoder in MCR's image side, FLOPs, base profile",
+)
 print(f"the image decoder's share in MCR's image side: {share:.0%}")
 
 # %% [markdown]
@@ -232,18 +284,23 @@ print(f"the image decoder's share in MCR's image side: {share:.0%}")
 # **Claim:** Against contrastive learning on whole images MCR saves on the image side, not on the report side.
 
 # %%
-lesson.claim("At the base size, MCR needs less than half of the two-stream framework's operations on the image side.",
-             image_side["mcr"] < image_side["two-stream"] / 2)
+lesson.claim(
+    "At the base size, MCR needs less than half of the two-stream framework's operations on the image side.",
+    image_side["mcr"] < image_side["two-stream"] / 2,
+)
 lesson.claim("The image decoder is more than a fifth of MCR's image side.", share > 0.2)
-lesson.claim("Against contrastive learning on whole images MCR saves on the image side, not on the report side.",
-             image_side["mcr"] < image_side["contrastive"] and "D_r" in costs["mcr"])
+lesson.claim(
+    "Against contrastive learning on whole images MCR saves on the image side, not on the report side.",
+    image_side["mcr"] < image_side["contrastive"] and "D_r" in costs["mcr"],
+)
 
 # %% [markdown]
 # Operations are not yet seconds. The next cell measures a training step (forward and backward) of each framework on
 # this machine, at the size of the profile: the time, and the bytes that must be kept between forward and backward. The
 # latter is what fills a GPU. All are computed in float32; a training takes bfloat16 where the device has matrix units
 # for it (the key `precision`). The paper's claim of less memory and time is tested with more care by
-# `python -m mcr_lib study`, which measures each framework in a process of its own.
+# `python -m benchmarks.study`, which measures each framework in a process of its own.
+
 
 # %%
 def step(arm: MCR):
@@ -253,13 +310,22 @@ def step(arm: MCR):
 measured = {}
 for name in needs:
     arm = MCR(model.config.model_copy(update={"framework": name})).to(lesson.device)
-    measured[name] = {"milliseconds": 1000 * cost.seconds(step, arm),
-                      "MB kept": cost.kept_bytes(arm, arm, batch) / 1e6, "pairs": len(batch.images)}
+    measured[name] = {
+        "milliseconds": 1000 * cost.seconds(step, arm),
+        "MB kept": cost.kept_bytes(arm, arm, batch) / 1e6,
+        "pairs": len(batch.images),
+    }
 measured = pd.DataFrame(measured).T
 measured["pairs"] = measured["pairs"].astype(int)
-measured["time, two-stream = 1"] = measured["milliseconds"] / measured.loc["two-stream", "milliseconds"]
+measured["time, two-stream = 1"] = (
+    measured["milliseconds"] / measured.loc["two-stream", "milliseconds"]
+)
 measured["memory, two-stream = 1"] = measured["MB kept"] / measured.loc["two-stream", "MB kept"]
-lesson.table(measured.round(2), "step_cost", "A training step of each framework on this machine, at the profile's size")
+lesson.table(
+    measured.round(2),
+    "step_cost",
+    "A training step of each framework on this machine, at the profile's size",
+)
 
 # %% [markdown]
 # **Claim:** A step of MCR keeps less memory than a step of the two-stream framework.
@@ -267,10 +333,15 @@ lesson.table(measured.round(2), "step_cost", "A training step of each framework 
 # **Claim:** A step of MCR takes less time than a step of the two-stream framework.
 
 # %%
-lesson.claim("A step of MCR keeps less memory than a step of the two-stream framework.",
-             measured.loc["mcr", "MB kept"] < measured.loc["two-stream", "MB kept"])
-lesson.claim("A step of MCR takes less time than a step of the two-stream framework.",
-             measured.loc["mcr", "milliseconds"] < measured.loc["two-stream", "milliseconds"], needs="demo")
+lesson.claim(
+    "A step of MCR keeps less memory than a step of the two-stream framework.",
+    measured.loc["mcr", "MB kept"] < measured.loc["two-stream", "MB kept"],
+)
+lesson.claim(
+    "A step of MCR takes less time than a step of the two-stream framework.",
+    measured.loc["mcr", "milliseconds"] < measured.loc["two-stream", "milliseconds"],
+    needs="demo",
+)
 
 # %% [markdown]
 # **Exercise.** Two related projects, MaCo and MRM, use a decoder of 4 blocks, 768 wide. Predict its share in the image
@@ -279,7 +350,7 @@ lesson.claim("A step of MCR takes less time than a step of the two-stream framew
 # %% tags=["solution"]
 with torch.device("meta"):
     wide = MCR(MCRConfig(decoder_embed_dim=768, decoder_num_heads=6))
-wide_decoder = cost.flops(wide.image_decoder, seen_v, all_patches, hidden)
+wide_decoder = cost.flops(wide.image_decoder, seen_v, half, hidden)
 print(f"{wide_decoder / (wide_decoder + parts['E_v, masked']):.0%} of the image side")
 assert wide_decoder > 2 * parts["D_v"]
 # Fewer or narrower blocks; or fewer patches, by decoding only a part of the hidden ones. What that changes in the
@@ -319,8 +390,11 @@ print("the same forces")
 # training, what is positive (orange) is pushed down. The colours on the right are scaled to the wrong pairs.
 
 # %%
-lesson.figure(plotting.forces(S_v @ S_r.T, force), "forces",
-              "Cosines of the trained model, and what training would raise and lower; true pairs are framed")
+lesson.figure(
+    plotting.forces(S_v @ S_r.T, force),
+    "forces",
+    "Cosines of the trained model, and what training would raise and lower; true pairs are framed",
+)
 
 # %% [markdown]
 # The darkest orange spots are the **hard negatives**: wrong reports that look right. While a model knows nothing, all
@@ -331,31 +405,31 @@ lesson.figure(plotting.forces(S_v @ S_r.T, force), "forces",
 # weights.
 #
 # **By hand.** The image reconstruction loss. Each patch of the *original* is brought to mean 0 and variance 1, so that
-# texture counts and brightness does not; the error is averaged over *hidden* patches only.
+# texture counts and brightness does not; the error is averaged over *hidden* patches only, row by row in `mask`.
 
 # %%
 original = patchify(batch.images, model.config.patch_size)
 target = (original - original.mean(2, keepdim=True)) / (original.var(2, keepdim=True) + 1e-6).sqrt()
-squared_error = ((pixels - target) ** 2).mean(2)  # one number for each patch
-by_hand = squared_error[mask == 1].mean()
+squared_error = (pixels.flatten(0, 1) - target[mask == 1]) ** 2  # N·hidden patches, pixels
+by_hand = squared_error.mean()
 
 # %% [markdown]
 # **Check:**
 
 # %%
-torch.testing.assert_close(by_hand, image_reconstruction_loss(pixels, patches, mask))
-print(f"hidden patches {float(by_hand):.3f}, patches that were seen {float(squared_error[mask == 0].mean()):.3f}")
+torch.testing.assert_close(by_hand, image_reconstruction_loss(pixels, patches))
+print(f"the same loss on hidden patches: {float(by_hand):.3f}")
 
 # %% [markdown]
-# The second number is no part of the loss: nobody asks the decoder to repeat what it was shown, so it may say anything
-# there. In training it is not even computed.
+# What it would say of patches that were seen is no part of the loss: nobody asks the decoder to repeat what it was
+# shown, so it is not even computed.
 #
 # **Exercise.** A decoder that always answers with a flat gray patch: what is its loss? And one that answers with the
 # right texture at half the contrast? Predict both.
 
 # %% tags=["solution"]
-flat = image_reconstruction_loss(torch.zeros_like(target), original, mask)
-half_contrast = image_reconstruction_loss(target / 2, original, mask)
+flat = image_reconstruction_loss(torch.zeros_like(patches), patches)
+half_contrast = image_reconstruction_loss(take(target, ids_removed) / 2, patches)
 print(f"flat: {float(flat):.3f}, half the contrast: {float(half_contrast):.3f}")
 assert 0.9 < flat <= 1 and half_contrast < 0.26
 # A flat answer misses all of the variance, 1 (less where the patch is nearly flat itself); half the contrast misses ¼.
@@ -368,6 +442,7 @@ assert 0.9 < flat <= 1 and half_contrast < 0.26
 # training writes to the disk now and then. (When this notebook is run again, both are there already, and nothing is
 # cut.)
 
+
 # %%
 class PowerCut(Exception):
     pass
@@ -379,7 +454,9 @@ def pull_the_plug(trainer, record):
 
 
 # %%
-short = dict(steps=12, batch_size=16, log_every=2, checkpoint_every=4, depth=1, text_depth=1, compile=False)
+short = dict(
+    steps=12, batch_size=16, log_every=2, checkpoint_every=4, depth=1, text_depth=1, compile=False
+)
 whole = lesson.train("03-whole", callbacks=[Live()], **short)
 try:
     lesson.train("03-cut", callbacks=[pull_the_plug], **short)
@@ -391,14 +468,16 @@ resumed = lesson.train("03-cut", **short)
 # **Check.** The weights of both as one number, a checksum over every bit:
 
 # %%
-print(run_folder.weights_sha256(whole)[:16], run_folder.weights_sha256(resumed)[:16])
+print(weights_sha256(whole)[:16], weights_sha256(resumed)[:16])
 
 # %% [markdown]
 # **Claim:** A training that was cut and resumed ends with the same weights as one that was not.
 
 # %%
-lesson.claim("A training that was cut and resumed ends with the same weights as one that was not.",
-             run_folder.weights_sha256(whole) == run_folder.weights_sha256(resumed))
+lesson.claim(
+    "A training that was cut and resumed ends with the same weights as one that was not.",
+    weights_sha256(whole) == weights_sha256(resumed),
+)
 
 # %% [markdown]
 # This works because nothing depends on the state of a random generator: which pairs a step sees, and which parts of
@@ -409,10 +488,17 @@ lesson.claim("A training that was cut and resumed ends with the same weights as 
 
 # %%
 log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-config = run_folder.read_config(run / "config.yaml")
-guessing = {"contrastive_loss": math.log(config.train.batch_size), "image_reconstruction_loss": 1.0,
-            "text_reconstruction_loss": math.log(config.model.vocab_size)}
-lesson.figure(plotting.loss_curves({"MCR": log}, guessing), "losses", "The three losses while training, and guessing")
+config = read_config(run / "config.yaml")
+guessing = {
+    "contrastive_loss": math.log(config.train.batch_size),
+    "image_reconstruction_loss": 1.0,
+    "text_reconstruction_loss": math.log(config.model.vocab_size),
+}
+lesson.figure(
+    plotting.loss_curves({"MCR": log}, guessing),
+    "losses",
+    "The three losses while training, and guessing",
+)
 
 # %% [markdown]
 # **Claim:** All three losses fall.
@@ -421,8 +507,11 @@ lesson.figure(plotting.loss_curves({"MCR": log}, guessing), "losses", "The three
 
 # %%
 lesson.claim("All three losses fall.", all(log[-1][name] < log[0][name] for name in guessing))
-lesson.claim("All three losses end below guessing.", all(log[-1][name] < guessing[name] for name in guessing),
-             needs="demo")
+lesson.claim(
+    "All three losses end below guessing.",
+    all(log[-1][name] < guessing[name] for name in guessing),
+    needs="demo",
+)
 
 # %% [markdown]
 # **Picture.** What the decoder makes of hidden patches of test images. Read the titles: the model predicts texture
@@ -430,8 +519,14 @@ lesson.claim("All three losses end below guessing.", all(log[-1][name] < guessin
 # knew, so that column flatters.
 
 # %%
-figure = plotting.reconstruction(batch.images[:3], mask[:3], pixels[:3], model.config.patch_size, model.config.norm_pix)
-lesson.figure(figure, "reconstruction", "Three test images; the last column borrows the original's patch statistics")
+figure = plotting.reconstruction(
+    batch.images[:3], mask[:3], pixels[:3], model.config.patch_size, model.config.norm_pix
+)
+lesson.figure(
+    figure,
+    "reconstruction",
+    "Three test images; the last column borrows the original's patch statistics",
+)
 
 # %% [markdown]
 # And the words, for one report:
@@ -439,8 +534,11 @@ lesson.figure(figure, "reconstruction", "Three test images; the last column borr
 # %%
 n = int(batch.attention_mask[0].sum())
 best = tokenizer.convert_ids_to_tokens(guesses[0].argmax(-1).tolist())
-guessed = {p: word for p, word, label in zip(positions[0].tolist(), best, labels[0].tolist(), strict=True)
-           if label != -100}  # a short report has fewer hidden words than the longest of the batch
+guessed = {
+    p: word
+    for p, word, label in zip(positions[0].tolist(), best, labels[0].tolist(), strict=True)
+    if label != -100
+}  # a short report has fewer hidden words than the longest of the batch
 figure = plotting.guesses(tokenizer.convert_ids_to_tokens(batch.input_ids[0, :n].tolist()), guessed)
 lesson.figure(figure, "guesses", "A test report whose hidden words were guessed by the model")
 
@@ -450,14 +548,29 @@ lesson.figure(figure, "guesses", "A test report whose hidden words were guessed 
 # [04_retrieval_evaluation](04_retrieval_evaluation.ipynb); here only that it stands clear of chance or not.
 
 # %%
-result = run_folder.evaluate(run, lesson.data, device=lesson.device, command="notebook 03_training")
-lesson.figure(plotting.recalls({"MCR + MbA": result}), "recall", "Retrieval on the test split, 95 % intervals")
+result = evaluate_run(run, lesson.data, device=lesson.device, command="notebook 03_training")
+lesson.figure(
+    plotting.recalls({"MCR + MbA": result}), "recall", "Retrieval on the test split, 95 % intervals"
+)
 
 # %%
-keys = [f"{direction}_R@{k}" for direction in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
-rows = {key: {"measured": result[key], "low": result["interval"][key][0], "high": result["interval"][key][1],
-              "chance": result["chance"][key]} for key in keys}
-lesson.table(pd.DataFrame(rows).T.round(1), "recall", "Retrieval in percent, protocol text-identical, 95 % interval")
+keys = [
+    f"{direction}_R@{k}" for direction in ("image_to_text", "text_to_image") for k in (1, 5, 10)
+]
+rows = {
+    key: {
+        "measured": result[key],
+        "low": result["interval"][key][0],
+        "high": result["interval"][key][1],
+        "chance": result["chance"][key],
+    }
+    for key in keys
+}
+lesson.table(
+    pd.DataFrame(rows).T.round(1),
+    "recall",
+    "Retrieval in percent, protocol text-identical, 95 % interval",
+)
 
 # %% [markdown]
 # Each row is a percentage with its interval: were other patients in the test split, it could as well be anywhere in
@@ -466,15 +579,21 @@ lesson.table(pd.DataFrame(rows).T.round(1), "recall", "Retrieval in percent, pro
 # **Claim:** After training the right report is found more often than by chance, by the lower end of the interval.
 
 # %%
-lesson.claim("After training the right report is found more often than by chance, by the lower end of the interval.",
-             all(rows[key]["low"] > rows[key]["chance"] for key in keys if key.endswith("@10")), needs="demo")
+lesson.claim(
+    "After training the right report is found more often than by chance, by the lower end of the interval.",
+    all(rows[key]["low"] > rows[key]["chance"] for key in keys if key.endswith("@10")),
+    needs="demo",
+)
 
 # %% [markdown]
 # **Exercise.** Which of the three losses is the first to be clearly below guessing, which is the last, and why? Write
 # down your prediction; the solution reads it from the log (`None`: not within this training).
 
 # %% tags=["solution"]
-first_below = {name: next((r["step"] for r in log if r[name] < 0.9 * level), None) for name, level in guessing.items()}
+first_below = {
+    name: next((r["step"] for r in log if r[name] < 0.9 * level), None)
+    for name, level in guessing.items()
+}
 print(first_below)
 # The words have an easy beginning: to know that "no" is often followed by "acute" takes no image. Telling pairs apart
 # takes two encoders that agree on something, and no one has told them on what.
@@ -487,5 +606,5 @@ print(first_below)
 # * The contrastive loss pushes hard negatives down and the true pair up; the reconstruction loss counts hidden patches
 #   only.
 # * Whether reconstruction *helps* retrieval is another question than what it costs. One run cannot answer it: that
-#   takes all arms and several seeds (`python -m mcr_lib study`). FLIP, which masks images in contrastive training, has
-#   seen no gain from it in a like setting.
+#   takes all arms and several seeds (`python -m benchmarks.study`). FLIP, which masks images in contrastive training,
+#   has seen no gain from it in a like setting.

@@ -21,9 +21,9 @@ seed: int = 0  # of the initial weights, the order of the pairs and the masks
 device: str = "auto"  # auto, cpu, cuda
 
 # %%
-from mcr_lib.lesson import Lesson
+from kit.lesson import Lesson
 
-lesson = Lesson.begin("04_retrieval_evaluation", globals())
+lesson = Lesson.begin("04_retrieval_evaluation")
 
 # %%
 import numpy as np
@@ -31,8 +31,10 @@ import pandas as pd
 import torch
 from scipy.stats import hypergeom
 
-from mcr_lib import plotting
-from mcr_lib.retrieval import KS, Index, cluster_draws, evaluate, merge_texts, query_ranks, ranks
+from kit import plotting
+from mcr_lib.index import Index
+from mcr_lib.ranking import KS, merge_texts, ranks
+from mcr_lib.retrieval import cluster_draws, evaluate, query_ranks
 
 # %%
 run = lesson.train()
@@ -40,7 +42,9 @@ model, pairs, image_features, text_features = lesson.features(run, "test")
 table = pairs.table
 texts, labels, patients = (table[column].tolist() for column in ("report", "labels", "patient_id"))
 N = len(table)
-print(f"{N} pairs of {len(set(patients))} patients; features: images {tuple(image_features.shape)}, reports alike")
+print(
+    f"{N} pairs of {len(set(patients))} patients; features: images {tuple(image_features.shape)}, reports alike"
+)
 
 # %% [markdown]
 # ## 1. Where does its report stand?
@@ -62,10 +66,20 @@ def kind_of(row: int, hit) -> str:
 
 
 drawn = np.random.default_rng(lesson.seed).choice(N, 3, replace=False)
-queries = [{"gray": pairs.read(np.array([row]))[0][0][0, 0] / 255, "own": texts[row],
-            "hits": [(hit.score, hit.report, kind_of(row, hit))
-                     for hit in index.search(image_features[row], k=3, distinct=True)]} for row in drawn]
-lesson.figure(plotting.top_reports(queries), "top_reports", "The first three reports found for three images")
+queries = [
+    {
+        "gray": pairs.pixels[pairs.rows[row]] / 255,
+        "own": texts[row],
+        "hits": [
+            (hit.score, hit.report, kind_of(row, hit))
+            for hit in index.search(image_features[row], k=3, distinct=True)
+        ],
+    }
+    for row in drawn
+]
+lesson.figure(
+    plotting.top_reports(queries), "top_reports", "The first three reports found for three images"
+)
 
 # %% [markdown]
 # Look at the scores, too: how far is the first above the third? It does not matter: only their *order* counts here.
@@ -79,7 +93,9 @@ first_with_text = [texts.index(text) for text in texts]
 reports = text_features[first_with_text]
 scores = (image_features.double() @ reports.double().T).numpy().round(9)  # image n, report m → N, N
 own = scores.diagonal()
-better_or_tied = (scores >= own[:, None]).sum(axis=1) - 1  # the own report is not counted against itself
+better_or_tied = (scores >= own[:, None]).sum(
+    axis=1
+) - 1  # the own report is not counted against itself
 by_hand = better_or_tied + 1
 print({f"R@{k}": f"{100 * (by_hand <= k).mean():.1f} %, chance {100 * k / N:.1f} %" for k in KS})
 
@@ -96,9 +112,16 @@ print("the same ranks")
 
 # %%
 exact = query_ranks(image_features, text_features, texts=texts, labels=labels, protocol="exact")
-figure = plotting.cumulative({"image to report": exact["image_to_text"].ranks,
-                              "report to image": exact["text_to_image"].ranks}, N)
-lesson.figure(figure, "cumulative", "Share of queries whose own match is among the first K, for every K")
+figure = plotting.cumulative(
+    {
+        "image to report": exact["image_to_text"].ranks,
+        "report to image": exact["text_to_image"].ranks,
+    },
+    N,
+)
+lesson.figure(
+    figure, "cumulative", "Share of queries whose own match is among the first K, for every K"
+)
 
 # %% [markdown]
 # **Exercise.** Suppose a broken model gives *every* image and *every* report the same vector. Predict its R@1 if ties
@@ -134,7 +157,9 @@ keys = [" ".join(text.casefold().split()) for text in texts]
 number = {key: n for n, key in enumerate(dict.fromkeys(keys))}  # in order of first appearance
 text_id = [number[key] for key in keys]
 copies = pd.Series(text_id).value_counts()
-print(f"{N} reports, {len(number)} different ones; the most frequent stands there {copies.max()} times")
+print(
+    f"{N} reports, {len(number)} different ones; the most frequent stands there {copies.max()} times"
+)
 
 # %% [markdown]
 # **Check** against the library, then measure under all three, in both directions:
@@ -142,8 +167,17 @@ print(f"{N} reports, {len(number)} different ones; the most frequent stands ther
 # %%
 assert merge_texts(texts)[0].tolist() == text_id
 protocols = ("exact", "text-identical", "label-match")
-measured = {protocol: evaluate(image_features, text_features, texts=texts, labels=labels, clusters=patients,
-                               protocol=protocol) for protocol in protocols}
+measured = {
+    protocol: evaluate(
+        image_features,
+        text_features,
+        texts=texts,
+        labels=labels,
+        clusters=patients,
+        protocol=protocol,
+    )
+    for protocol in protocols
+}
 
 
 # %%
@@ -155,13 +189,22 @@ def first_hit(result: dict, direction: str) -> dict:
 
 
 directions = {"image to report": "image_to_text", "report to image": "text_to_image"}
-panels = {title: pd.DataFrame({name: first_hit(result, direction) for name, result in measured.items()}).T
-          for title, direction in directions.items()}
-lesson.figure(plotting.intervals(panels, "first hit is right (%)"), "protocols",
-              "One model, three protocols: how often the first hit is right, with 95 % interval and chance")
+panels = {
+    title: pd.DataFrame({name: first_hit(result, direction) for name, result in measured.items()}).T
+    for title, direction in directions.items()
+}
+lesson.figure(
+    plotting.intervals(panels, "first hit is right (%)"),
+    "protocols",
+    "One model, three protocols: how often the first hit is right, with 95 % interval and chance",
+)
 
 # %%
-lesson.table(pd.concat(panels, axis=1).round(1), "protocols", "How often the first hit is right, by protocol (percent)")
+lesson.table(
+    pd.concat(panels, axis=1).round(1),
+    "protocols",
+    "How often the first hit is right, by protocol (percent)",
+)
 
 # %% [markdown]
 # One model, one gallery. Do not forget the gray mark: chance moves as well. With labels it is high, for findings are
@@ -170,9 +213,13 @@ lesson.table(pd.concat(panels, axis=1).round(1), "protocols", "How often the fir
 # **Claim:** Merging identical reports never lowers the recall from image to report.
 
 # %%
-merged = query_ranks(image_features, text_features, texts=texts, labels=labels)["image_to_text"].ranks
-lesson.claim("Merging identical reports never lowers the recall from image to report.",
-             bool((merged <= exact["image_to_text"].ranks).all()))
+merged = query_ranks(image_features, text_features, texts=texts, labels=labels)[
+    "image_to_text"
+].ranks
+lesson.claim(
+    "Merging identical reports never lowers the recall from image to report.",
+    bool((merged <= exact["image_to_text"].ranks).all()),
+)
 
 # %% [markdown]
 # It holds for every single image, not only on average: a twin of the own report can no longer stand before it, and
@@ -187,10 +234,19 @@ lesson.claim("Merging identical reports never lowers the recall from image to re
 normal = torch.tensor([label.lower() in ("", "normal", "no finding") for label in labels])
 only_normal = torch.nn.functional.one_hot(normal.long(), 2).float()
 for protocol in ("exact", "text-identical"):
-    result = evaluate(only_normal, only_normal, texts=texts, labels=labels, clusters=patients, protocol=protocol,
-                      n_bootstrap=0)
-    print(f"{protocol}: image to report R@1 {result['image_to_text_R@1']:.1f} %, "
-          f"median rank {result['image_to_text_median_rank']:.0f} of {result['gallery']['texts']}")
+    result = evaluate(
+        only_normal,
+        only_normal,
+        texts=texts,
+        labels=labels,
+        clusters=patients,
+        protocol=protocol,
+        n_bootstrap=0,
+    )
+    print(
+        f"{protocol}: image to report R@1 {result['image_to_text_R@1']:.1f} %, "
+        f"median rank {result['image_to_text_median_rank']:.0f} of {result['gallery']['texts']}"
+    )
 print(f"{int(normal.sum())} of {N} are normal")
 # Everything ties with the rest of its class, and ties count against the model, so R@1 does not show that it knows
 # anything. The median rank is the size of the larger class: with ties against it, a model can do no better by knowing
@@ -205,6 +261,7 @@ print(f"{int(normal.sum())} of {N} are normal")
 #
 # **By hand.** The probability of that is given by the *hypergeometric* distribution (drawing without putting back);
 # averaged over all images it is the expected R@1.
+
 
 # %%
 def recall_in_smaller_gallery(ranks_in_full, n: int, k: int = 1) -> float:
@@ -226,19 +283,25 @@ for _ in range(100):
     some = rng.choice(N, n, replace=False)
     drawn_ranks = ranks(image_features[some], reports[some], everyone[:n], everyone[:n])
     hits.append(100 * float((drawn_ranks == 1).float().mean()))
-print(f"gallery of {n}: drawn {np.mean(hits):.2f} %, from the formula {recall_in_smaller_gallery(by_hand, n):.2f} %")
+print(
+    f"gallery of {n}: drawn {np.mean(hits):.2f} %, from the formula {recall_in_smaller_gallery(by_hand, n):.2f} %"
+)
 assert abs(np.mean(hits) - recall_in_smaller_gallery(by_hand, n)) < 4 * np.std(hits) / 10 + 0.5
 
 # %%
 figure = plotting.gallery_sizes(sizes, {"this model": curve, "chance": 100 / sizes}, N)
-lesson.figure(figure, "gallery", "The same model among more and more reports: how often the own one is on top")
+lesson.figure(
+    figure, "gallery", "The same model among more and more reports: how often the own one is on top"
+)
 
 # %% [markdown]
 # **Claim:** The smaller the gallery, the higher the recall, with the same model and the same ranks.
 
 # %%
-lesson.claim("The smaller the gallery, the higher the recall, with the same model and the same ranks.",
-             bool((np.diff(curve) <= 1e-9).all() and curve[0] > curve[-1]))
+lesson.claim(
+    "The smaller the gallery, the higher the recall, with the same model and the same ranks.",
+    bool((np.diff(curve) <= 1e-9).all() and curve[0] > curve[-1]),
+)
 
 # %% [markdown]
 # **Seen how?** In training the encoders only ever saw half of an image and three quarters of a report. So which input
@@ -249,10 +312,15 @@ lesson.claim("The smaller the gallery, the higher the recall, with the same mode
 _, _, masked_images, masked_texts = lesson.features(run, "test", masked=True)
 masked = evaluate(masked_images, masked_texts, texts=texts, labels=labels, clusters=patients)
 both = {"whole input": measured["text-identical"], "masked input": masked}
-panels = {title: pd.DataFrame({name: first_hit(result, direction) for name, result in both.items()}).T
-          for title, direction in directions.items()}
-lesson.figure(plotting.intervals(panels, "R@1 (%), text-identical"), "masked",
-              "The same model on whole and on masked input")
+panels = {
+    title: pd.DataFrame({name: first_hit(result, direction) for name, result in both.items()}).T
+    for title, direction in directions.items()
+}
+lesson.figure(
+    plotting.intervals(panels, "R@1 (%), text-identical"),
+    "masked",
+    "The same model on whole and on masked input",
+)
 
 # %% [markdown]
 # Although the model was never trained on whole input, it does better with it, once it has learned something (the
@@ -261,9 +329,16 @@ lesson.figure(plotting.intervals(panels, "R@1 (%), text-identical"), "masked",
 # **Claim:** Masking the input at inference loses recall.
 
 # %%
-lesson.number("masked_rsum_loss", both["whole input"]["rsum"] - masked["rsum"],
-              "What masked inference loses: sum of the six R@K, whole minus masked, in points")
-lesson.claim("Masking the input at inference loses recall.", both["whole input"]["rsum"] > masked["rsum"], needs="demo")
+lesson.number(
+    "masked_rsum_loss",
+    both["whole input"]["rsum"] - masked["rsum"],
+    "What masked inference loses: sum of the six R@K, whole minus masked, in points",
+)
+lesson.claim(
+    "Masking the input at inference loses recall.",
+    both["whole input"]["rsum"] > masked["rsum"],
+    needs="demo",
+)
 
 # %% [markdown]
 # **Exercise.** A paper reports R@1 in a gallery of 100. From the curve's formula, predict what our model would have
@@ -297,7 +372,9 @@ by_patient = recall.quantile(torch.tensor([0.025, 0.975]).double())
 
 # %%
 torch.testing.assert_close(by_patient.tolist(), measured["exact"]["interval"]["image_to_text_R@1"])
-print(f"R@1 {measured['exact']['image_to_text_R@1']:.1f} %, 95 % interval {by_patient[0]:.1f} … {by_patient[1]:.1f} %")
+print(
+    f"R@1 {measured['exact']['image_to_text_R@1']:.1f} %, 95 % interval {by_patient[0]:.1f} … {by_patient[1]:.1f} %"
+)
 
 # %% [markdown]
 # **Two models.** Are two of them different? Comparing two intervals asks the wrong question, for both models face the
@@ -307,7 +384,9 @@ print(f"R@1 {measured['exact']['image_to_text_R@1']:.1f} %, 95 % interval {by_pa
 # %%
 abm_run = lesson.train("mcr-abm", alignment="abm")
 _, _, abm_images, abm_texts = lesson.features(abm_run, "test")
-abm = query_ranks(abm_images, abm_texts, texts=texts, labels=labels, protocol="exact")["image_to_text"].ranks
+abm = query_ranks(abm_images, abm_texts, texts=texts, labels=labels, protocol="exact")[
+    "image_to_text"
+].ranks
 mba = exact["image_to_text"].ranks
 
 
@@ -315,13 +394,22 @@ def interval(per_image) -> list[float]:
     """Mean of a value per image, with its interval over patients."""
     value = torch.as_tensor(per_image).double()
     resampled = (weight @ value) / weight.sum(dim=1)
-    return [float(value.mean()), *resampled.quantile(torch.tensor([0.025, 0.975]).double()).tolist()]
+    return [
+        float(value.mean()),
+        *resampled.quantile(torch.tensor([0.025, 0.975]).double()).tolist(),
+    ]
 
 
-rows = {"MbA, R@10": interval(100 * (mba <= 10)), "AbM, R@10": interval(100 * (abm <= 10)),
-        "difference, paired": interval(100 * ((mba <= 10).double() - (abm <= 10).double()))}
-lesson.table(pd.DataFrame(rows, index=["value", "low", "high"]).T.round(1), "paired",
-             "Two models on the same patients: recall at 10 from image to report (percent) and its paired difference")
+rows = {
+    "MbA, R@10": interval(100 * (mba <= 10)),
+    "AbM, R@10": interval(100 * (abm <= 10)),
+    "difference, paired": interval(100 * ((mba <= 10).double() - (abm <= 10).double())),
+}
+lesson.table(
+    pd.DataFrame(rows, index=["value", "low", "high"]).T.round(1),
+    "paired",
+    "Two models on the same patients: recall at 10 from image to report (percent) and its paired difference",
+)
 
 # %% [markdown]
 # **Exercise.** Predict: is the interval of the difference wider or narrower than what you would get if the two models

@@ -23,9 +23,9 @@ seed: int = 0  # of the initial weights, the order of the pairs and the masks
 device: str = "auto"  # auto, cpu, cuda
 
 # %%
-from mcr_lib.lesson import Lesson
+from kit.lesson import Lesson
 
-lesson = Lesson.begin("05_modality_gap", globals())
+lesson = Lesson.begin("05_modality_gap")
 
 # %%
 import numpy as np
@@ -33,12 +33,15 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from mcr_lib import plotting, run_folder
+from kit import plotting
+from kit.explorers import GapExplorer, TemperatureExplorer
+from kit.plane import project_2d
+from mcr_lib.features import encode_pairs
 from mcr_lib.losses import contrastive_loss
-from mcr_lib.modality_gap import alignment, gap_distance, modality_gap, project_2d, uniformity
+from mcr_lib.modality_gap import alignment, gap_distance, modality_gap, uniformity
 from mcr_lib.model import MCR
-from mcr_lib.retrieval import query_ranks, ranks
-from mcr_lib.widgets import GapExplorer, TemperatureExplorer
+from mcr_lib.ranking import ranks
+from mcr_lib.retrieval import query_ranks
 
 # %% [markdown]
 # As in the paper's figure, everything is measured on the *validation* split. The trained models are made here, or found
@@ -48,7 +51,10 @@ from mcr_lib.widgets import GapExplorer, TemperatureExplorer
 runs = {"MbA": lesson.train(), "AbM": lesson.train("mcr-abm", alignment="abm")}
 loaded = {name: lesson.features(run, "validate") for name, run in runs.items()}
 model, pairs, _, _ = loaded["MbA"]
-features = {name: (image_features, text_features) for name, (_, _, image_features, text_features) in loaded.items()}
+features = {
+    name: (image_features, text_features)
+    for name, (_, _, image_features, text_features) in loaded.items()
+}
 
 # %% [markdown]
 # ## 1. Is there a gap before anything is learned?
@@ -58,7 +64,7 @@ features = {name: (image_features, text_features) for name, (_, _, image_feature
 # %%
 torch.manual_seed(lesson.seed)
 untrained = MCR(model.config).to(lesson.device).eval()
-images, texts = run_folder.encode(untrained, pairs, lesson.device)
+images, texts = encode_pairs(untrained, pairs, lesson.device)
 features = {"untrained": (images, texts), **features}
 
 # %% [markdown]
@@ -68,7 +74,11 @@ features = {"untrained": (images, texts), **features}
 # %%
 plane = project_2d(images, texts, "pca", seed=lesson.seed)
 figure = plotting.clouds({"untrained": (plane.images, plane.texts)}, width=4.6)
-lesson.figure(figure, "untrained", "Images and reports of an untrained model in the plane of its principal components")
+lesson.figure(
+    figure,
+    "untrained",
+    "Images and reports of an untrained model in the plane of its principal components",
+)
 
 # %% [markdown]
 # Two small clouds, far apart. Nobody pushed them.
@@ -81,7 +91,9 @@ centre_of_images, centre_of_texts = images.double().mean(dim=0), texts.double().
 gap = (centre_of_images - centre_of_texts).norm()
 cosine_within = images.double() @ images.double().T  # N, N
 off_diagonal = ~torch.eye(len(images), dtype=torch.bool)
-print(f"gap {gap:.3f}; mean cosine of two different images {cosine_within[off_diagonal].mean():.4f}")
+print(
+    f"gap {gap:.3f}; mean cosine of two different images {cosine_within[off_diagonal].mean():.4f}"
+)
 
 # %% [markdown]
 # **Check** against the library:
@@ -104,8 +116,10 @@ print("the same gap")
 # %%
 lesson.number("untrained_gap", float(gap), "Gap of an untrained model")
 lesson.claim("A model that has learned nothing has a modality gap already.", float(gap) > 0.3)
-lesson.claim("Its images lie in a narrow cone: two different ones have a cosine above 0.8.",
-             float(cosine_within[off_diagonal].mean()) > 0.8)
+lesson.claim(
+    "Its images lie in a narrow cone: two different ones have a cosine above 0.8.",
+    float(cosine_within[off_diagonal].mean()) > 0.8,
+)
 
 # %% [markdown]
 # **Exercise.** Suppose the two cones were no cones: all images and all reports spread evenly over the sphere, each at
@@ -113,8 +127,12 @@ lesson.claim("Its images lie in a narrow cone: two different ones have a cosine 
 
 # %% tags=["solution"]
 for n in (len(images), 100 * len(images)):
-    i, t = (F.normalize(torch.randn(n, images.shape[1], generator=torch.Generator().manual_seed(s)), dim=1)
-            for s in (1, 2))
+    i, t = (
+        F.normalize(
+            torch.randn(n, images.shape[1], generator=torch.Generator().manual_seed(s)), dim=1
+        )
+        for s in (1, 2)
+    )
     print(f"N = {n}: gap {gap_distance(i, t):.3f}, and sqrt(2 / N) = {(2 / n) ** 0.5:.3f}")
     assert abs(gap_distance(i, t) - (2 / n) ** 0.5) < 0.5 * (2 / n) ** 0.5
 # The mean of N random unit vectors has a length of about 1 / sqrt(N): the gap goes to zero. A gap of the size above
@@ -152,11 +170,21 @@ print("the same alignment and uniformity")
 # %%
 columns = ["gap_distance", "relative_modality_gap", "alignment", "uniformity", "true_pair_cosine"]
 measures = pd.DataFrame({name: modality_gap(i, t) for name, (i, t) in features.items()}).T[columns]
-recall = {name: query_ranks(i, t, texts=pairs.table["report"].tolist(), labels=pairs.table["labels"].tolist())
-          for name, (i, t) in features.items()}
-measures["image_to_text_R@10"] = [100 * float((r["image_to_text"].ranks <= 10).float().mean()) for r in recall.values()]
+recall = {
+    name: query_ranks(
+        i, t, texts=pairs.table["report"].tolist(), labels=pairs.table["labels"].tolist()
+    )
+    for name, (i, t) in features.items()
+}
+measures["image_to_text_R@10"] = [
+    100 * float((r["image_to_text"].ranks <= 10).float().mean()) for r in recall.values()
+]
 measures.columns = [name.replace("_", " ") for name in measures.columns]
-lesson.table(measures.round(3), "gap", "The gap before and after training, and recall at 10 (text-identical, percent)")
+lesson.table(
+    measures.round(3),
+    "gap",
+    "The gap before and after training, and recall at 10 (text-identical, percent)",
+)
 
 # %% [markdown]
 # Go through the columns one by one before you decide which row is best: the measures need not agree, and the untrained
@@ -169,22 +197,37 @@ lesson.table(measures.round(3), "gap", "The gap before and after training, and r
 
 # %%
 planes = {name: project_2d(i, t, "pca", seed=lesson.seed) for name, (i, t) in features.items()}
-titles = {name: f"{name}: {100 * sum(p.explained):.0f} % of the spread" for name, p in planes.items()}
+titles = {
+    name: f"{name}: {100 * sum(p.explained):.0f} % of the spread" for name, p in planes.items()
+}
 figure = plotting.clouds({titles[name]: (p.images, p.texts) for name, p in planes.items()})
-lesson.figure(figure, "pca", "Images and reports in the plane of their principal components (after the paper's Fig. 4)")
+lesson.figure(
+    figure,
+    "pca",
+    "Images and reports in the plane of their principal components (after the paper's Fig. 4)",
+)
 
 # %%
-planes = {name: project_2d(i, t, "tsne", seed=lesson.seed, max_points=400) for name, (i, t) in features.items()}
-figure = plotting.clouds({name: (p.images, p.texts) for name, p in planes.items()}, xlabel="t-SNE, no unit",
-                         ylabel="t-SNE, no unit")
+planes = {
+    name: project_2d(i, t, "tsne", seed=lesson.seed, max_points=400)
+    for name, (i, t) in features.items()
+}
+figure = plotting.clouds(
+    {name: (p.images, p.texts) for name, p in planes.items()},
+    xlabel="t-SNE, no unit",
+    ylabel="t-SNE, no unit",
+)
 lesson.figure(figure, "tsne", "The same by t-SNE, which shows neighbourhoods and no distances")
 
 # %% [markdown]
 # **Claim:** Training spreads the images out: they fill far more of the sphere than before.
 
 # %%
-lesson.claim("Training spreads the images out: they fill far more of the sphere than before.",
-             uniformity(features["MbA"][0]) < uniformity(features["untrained"][0]) - 0.5, needs="demo")
+lesson.claim(
+    "Training spreads the images out: they fill far more of the sphere than before.",
+    uniformity(features["MbA"][0]) < uniformity(features["untrained"][0]) - 0.5,
+    needs="demo",
+)
 
 # %% [markdown]
 # **Exercise.** The gap can shrink in two ways: the clouds come together, or they grow until they overlap. Which number
@@ -206,12 +249,15 @@ for name in ("untrained", "MbA"):
 #
 # **By hand.**
 
+
 # %%
 def shift(image_features, text_features, amount: float):
     """Close `amount` of the gap: 0 leaves all as it is, 1 puts the two centres on one point."""
     gap_vector = image_features.mean(dim=0) - text_features.mean(dim=0)
-    return (F.normalize(image_features - amount / 2 * gap_vector, dim=1),
-            F.normalize(text_features + amount / 2 * gap_vector, dim=1))
+    return (
+        F.normalize(image_features - amount / 2 * gap_vector, dim=1),
+        F.normalize(text_features + amount / 2 * gap_vector, dim=1),
+    )
 
 
 # %% [markdown]
@@ -221,22 +267,32 @@ def shift(image_features, text_features, amount: float):
 images, texts = features["MbA"]
 GapExplorer(images, texts, pairs.table, shift)
 
+
 # %%
-def recall_at_10(image_features, text_features) -> list[float]:
-    found = query_ranks(image_features, text_features, texts=pairs.table["report"].tolist(),
-                        labels=pairs.table["labels"].tolist())
-    return [100 * float((found[way].ranks <= 10).float().mean()) for way in ("image_to_text", "text_to_image")]
+def recall_at_10(image_features, text_features) -> list[float]:  # to reports, to images
+    texts, labels = pairs.table["report"].tolist(), pairs.table["labels"].tolist()
+    found = query_ranks(image_features, text_features, texts=texts, labels=labels)
+    ways = ("image_to_text", "text_to_image")
+    return [100 * float((found[way].ranks <= 10).float().mean()) for way in ways]
+
+
+def loss_at(temperature: float) -> list[float]:
+    return [float(contrastive_loss(*m, torch.tensor(1 / temperature))) for m in moved]
 
 
 amounts = np.arange(-10, 31) / 20
 moved = [shift(images, texts, amount) for amount in amounts]
 gaps = [gap_distance(*m) for m in moved]
-to_report, to_image = zip(*(recall_at_10(*m) for m in moved), strict=True)
-scale = float(model.log_scale.detach().exp())
-losses = {f"{temperature:.3g}{note}": [float(contrastive_loss(*m, torch.tensor(1 / temperature))) for m in moved]
-          for temperature, note in ((1 / scale, " (learned)"), (0.3, ""), (1.0, ""))}
-figure = plotting.shifting(amounts, gaps, {"image to report": to_report, "report to image": to_image}, losses)
-lesson.figure(figure, "shift", "Moving images and reports along the gap: the gap closes, and the rest?")
+found = np.array([recall_at_10(*m) for m in moved])  # amounts, 2
+recalls = {"image to report": found[:, 0], "report to image": found[:, 1]}
+learned = float(1 / model.log_scale.detach().exp())
+losses = {f"{learned:.3g} (learned)": loss_at(learned), "0.3": loss_at(0.3), "1": loss_at(1.0)}
+
+# %%
+figure = plotting.shifting(amounts, gaps, recalls, losses)
+lesson.figure(
+    figure, "shift", "Moving images and reports along the gap: the gap closes, and the rest?"
+)
 
 # %% [markdown]
 # The gap can be made as small as one likes. Read the middle panel against the left one: does the recall follow? (The
@@ -250,16 +306,21 @@ lesson.figure(figure, "shift", "Moving images and reports along the gap: the gap
 everyone, i, t = torch.arange(len(images)), images.double(), texts.double()
 before = ranks(t, i, everyone, everyone)
 after = ranks(t, i - (i.mean(dim=0) - t.mean(dim=0)), everyone, everyone)
-print(f"{int((before == after).sum())} of {len(before)} reports rank their image where they did before")
+print(
+    f"{int((before == after).sum())} of {len(before)} reports rank their image where they did before"
+)
 
 # %% [markdown]
 # And a model that knows nothing does not come to know something when its clouds are pushed together:
 
 # %%
 chance = 100 * 10 / len(images)
-moved_untrained = {amount: recall_at_10(*shift(*features["untrained"], amount)) for amount in (0.0, 1.0)}
+moved_untrained = {
+    amount: recall_at_10(*shift(*features["untrained"], amount)) for amount in (0.0, 1.0)
+}
 pd.DataFrame(moved_untrained, index=["image to report", "report to image"]).rename(
-    columns=lambda amount: f"R@10 (%), {'gap closed' if amount else 'as it is'}").assign(chance=chance).round(1)
+    columns=lambda amount: f"R@10 (%), {'gap closed' if amount else 'as it is'}"
+).assign(chance=chance).round(1)
 
 # %% [markdown]
 # **Claim:** Moving all images by one vector changes no report's order of the images.
@@ -267,9 +328,15 @@ pd.DataFrame(moved_untrained, index=["image to report", "report to image"]).rena
 # **Claim:** A model that has learned nothing finds next to nothing, with its gap closed or not.
 
 # %%
-lesson.claim("Moving all images by one vector changes no report's order of the images.", bool((before == after).all()))
-lesson.claim("A model that has learned nothing finds next to nothing, with its gap closed or not.",
-             max(max(recalls) for recalls in moved_untrained.values()) < 5 * chance, needs="demo")
+lesson.claim(
+    "Moving all images by one vector changes no report's order of the images.",
+    bool((before == after).all()),
+)
+lesson.claim(
+    "A model that has learned nothing finds next to nothing, with its gap closed or not.",
+    max(max(recalls) for recalls in moved_untrained.values()) < 5 * chance,
+    needs="demo",
+)
 
 # %% [markdown]
 # **Exercise.** The order of the *reports* for a given image may change when the images are moved. Why is that not the
@@ -279,7 +346,9 @@ lesson.claim("A model that has learned nothing finds next to nothing, with its g
 g = i.mean(dim=0) - t.mean(dim=0)
 change = -(t @ g)  # what a report's score gains with any image when all images are moved by −g
 np.testing.assert_allclose((i - g) @ t.T - i @ t.T, change.expand(len(i), -1), atol=1e-9)
-print(f"the gain differs between reports, from {change.min():.3f} to {change.max():.3f}, but not between images")
+print(
+    f"the gain differs between reports, from {change.min():.3f} to {change.max():.3f}, but not between images"
+)
 # Each report gains a fixed bonus, the larger the further it lies on the reports' side of the gap. The bonus knows
 # nothing about the image, so it can help or hurt.
 
@@ -292,11 +361,16 @@ print(f"the gain differs between reports, from {change.min():.3f} to {change.max
 #
 # **By hand.**
 
+
 # %%
 def loss_by_hand(scores, temperature: float) -> torch.Tensor:
     logits = scores / temperature  # N images, N reports
-    image_to_text = -(logits - logits.logsumexp(dim=1, keepdim=True)).diagonal()  # each image among the reports
-    text_to_image = -(logits - logits.logsumexp(dim=0, keepdim=True)).diagonal()  # each report among the images
+    image_to_text = -(
+        logits - logits.logsumexp(dim=1, keepdim=True)
+    ).diagonal()  # each image among the reports
+    text_to_image = -(
+        logits - logits.logsumexp(dim=0, keepdim=True)
+    ).diagonal()  # each report among the images
     return (image_to_text.mean() + text_to_image.mean()) / 2
 
 
@@ -306,7 +380,9 @@ def loss_by_hand(scores, temperature: float) -> torch.Tensor:
 # %%
 scores = i @ t.T
 for temperature in (0.02, 0.07, 1.0):
-    torch.testing.assert_close(loss_by_hand(scores, temperature), contrastive_loss(i, t, torch.tensor(1 / temperature)))
+    torch.testing.assert_close(
+        loss_by_hand(scores, temperature), contrastive_loss(i, t, torch.tensor(1 / temperature))
+    )
 print("the same loss")
 
 # %% [markdown]
@@ -316,24 +392,31 @@ print("the same loss")
 # **Claim:** Adding one number to all scores changes the contrastive loss at no temperature.
 
 # %%
-changes = [float(loss_by_hand(scores - 0.5, T) - loss_by_hand(scores, T)) for T in (0.02, 0.07, 1.0)]
-lesson.claim("Adding one number to all scores changes the contrastive loss at no temperature.",
-             max(map(abs, changes)) < 1e-9)
+changes = [
+    float(loss_by_hand(scores - 0.5, T) - loss_by_hand(scores, T)) for T in (0.02, 0.07, 1.0)
+]
+lesson.claim(
+    "Adding one number to all scores changes the contrastive loss at no temperature.",
+    max(map(abs, changes)) < 1e-9,
+)
 
 # %% [markdown]
 # So nothing pulls at that part of the gap. At the rest something does, and the temperature decides how strongly: it
 # says which difference of two cosines counts as large. It is learned, and kept from falling below 0.01; here it ended:
 
 # %%
-print({name: f"{1 / float(loaded[name][0].log_scale.detach().exp()):.3f}" for name in loaded}, "at the start:",
-      model.config.temperature)
+print(
+    {name: f"{1 / float(loaded[name][0].log_scale.detach().exp()):.3f}" for name in loaded},
+    "at the start:",
+    model.config.temperature,
+)
 
 # %% [markdown]
 # **Picture.** One image and its scores. Move the temperature: to the left, the first takes all; to the right, all are
 # alike, and the loss is that of guessing.
 
 # %%
-TemperatureExplorer(images[0] @ texts.T, 0, pairs.table["report"].tolist(), round(1 / scale, 3))
+TemperatureExplorer(images[0] @ texts.T, 0, pairs.table["report"].tolist(), round(learned, 3))
 
 # %% [markdown]
 # Now look once more at the right panel of the figure in section 3. Each curve is the loss of the *same* vectors while
@@ -344,10 +427,15 @@ TemperatureExplorer(images[0] @ texts.T, 0, pairs.table["report"].tolist(), roun
 # reports, and if it is the second.
 
 # %% tags=["solution"]
-first, second = torch.tensor([[0.50, 0.40, 0.30]]), torch.tensor([[0.40, 0.50, 0.30]])  # the own report is column 0
+first, second = (
+    torch.tensor([[0.50, 0.40, 0.30]]),
+    torch.tensor([[0.40, 0.50, 0.30]]),
+)  # the own report is column 0
 for temperature in (100.0, 0.001):
     loss = [float(-(scores / temperature).log_softmax(dim=1)[0, 0]) for scores in (first, second)]
-    print(f"temperature {temperature}: first {loss[0]:.3f}, second {loss[1]:.3f}; guessing: {np.log(3):.3f}")
+    print(
+        f"temperature {temperature}: first {loss[0]:.3f}, second {loss[1]:.3f}; guessing: {np.log(3):.3f}"
+    )
 # High: everyone guesses, log 3. Low: the first pays nothing, and the second pays its distance to the first divided by
 # the temperature, without bound. So a low temperature makes the loss a matter of order, as recall is.
 

@@ -22,9 +22,9 @@ seed: int = 0  # of the initial weights, the order of the pairs and the masks
 device: str = "auto"  # auto, cpu, cuda
 
 # %%
-from mcr_lib.lesson import Lesson
+from kit.lesson import Lesson
 
-lesson = Lesson.begin("06_explore", globals())
+lesson = Lesson.begin("06_explore")
 
 # %%
 import numpy as np
@@ -34,20 +34,17 @@ from IPython.display import display
 from PIL import Image
 
 from data_prep.images import letterbox, read_gray
-from mcr_lib import index_build, plotting, run_folder
-from mcr_lib.answers import Searcher
+from kit import plotting
+from kit.boxes import bootstrap_mean, boxes_on_square, measure_grounding, prompt
+from kit.explorers import WordExplorer
 from mcr_lib.data import prepare_images, store_size
-from mcr_lib.grounding import (
-    bootstrap_mean,
-    boxes_on_square,
-    heat_map,
-    measure,
-    patch_features,
-    prompt,
-    word_features,
-)
-from mcr_lib.retrieval import Index
-from mcr_lib.widgets import RetrievalExplorer, WordExplorer
+from mcr_lib.explore import Searcher
+from mcr_lib.features import encode_image_file
+from mcr_lib.grounding import heat_map, patch_features, word_features
+from mcr_lib.index import Index
+from mcr_lib.run import load_run
+from mcr_lib.search import build_index
+from mcr_lib.widgets import RetrievalExplorer
 
 # %% [markdown]
 # Two models with the same sizes and the same seed are trained, or found where an earlier notebook left them. The
@@ -57,8 +54,8 @@ from mcr_lib.widgets import RetrievalExplorer, WordExplorer
 runs = {"MbA": lesson.train(), "AbM": lesson.train("mcr-abm", alignment="abm")}
 searchers = {}
 for name, run in runs.items():
-    model, tokenizer = run_folder.load(run, lesson.device)
-    index = index_build.build_index(run, lesson.data, split="test", device=lesson.device)
+    model, tokenizer = load_run(run, lesson.device)
+    index = build_index(run, lesson.data, split="test", device=lesson.device)
     searchers[name] = Searcher(index, model, tokenizer)
 mba, abm = searchers["MbA"], searchers["AbM"]
 
@@ -102,23 +99,39 @@ best = scores.argsort(descending=True)[:5]
 hits = mba.index.search(query, k=5, among="images")
 assert [hit.row for hit in hits] == best.tolist()
 np.testing.assert_allclose([hit.score for hit in hits], scores[best], atol=1e-6)
-pd.DataFrame({"score": [hit.score for hit in hits], "labels": [hit.labels for hit in hits]}).round(3)
+pd.DataFrame({"score": [hit.score for hit in hits], "labels": [hit.labels for hit in hits]}).round(
+    3
+)
 
 # %% [markdown]
 # **Exercise.** Only one word differs between *Left pneumothorax.* and *Right pneumothorax.*, and both findings look
 # alike but for the side. Predict: of the first ten images for each sentence, how many have a report with a pneumothorax
 # on the side that was asked for, and how many on the other? Then open the solution.
 
+
 # %% tags=["solution"]
 def sides(searcher, side: str, k: int = 10) -> dict:
-    reports = [hit.report.lower() for hit in searcher.for_text(f"{side} pneumothorax.".capitalize(), k).hits]
+    reports = [
+        hit.report.lower()
+        for hit in searcher.for_text(f"{side} pneumothorax.".capitalize(), k).hits
+    ]
     found = [text for text in reports if "pneumothorax" in text]
-    return {word: sum(f"{word} pneumothorax" in text or f"{word} apical pneumothorax" in text for text in found)
-            for word in ("left", "right")}
+    return {
+        word: sum(
+            f"{word} pneumothorax" in text or f"{word} apical pneumothorax" in text
+            for text in found
+        )
+        for word in ("left", "right")
+    }
 
 
-pd.DataFrame({(name, f"asked: {side}"): sides(searchers[name], side)
-              for name in ("MbA", "AbM") for side in ("left", "right")}).T
+pd.DataFrame(
+    {
+        (name, f"asked: {side}"): sides(searchers[name], side)
+        for name in ("MbA", "AbM")
+        for side in ("left", "right")
+    }
+).T
 # Reports that deny a pneumothorax ("no pneumothorax") are not counted on either side. How clearly the sides are told
 # apart says how much of the sentence the model has really read.
 
@@ -142,7 +155,9 @@ pd.DataFrame({(name, f"asked: {side}"): sides(searchers[name], side)
 # %%
 certainty = (mba.index.features["images"] * mba.index.features["texts"]).sum(dim=1).numpy()
 several = pairs.table["labels"].str.contains("|", regex=False)
-pair = int(np.argmax(certainty - 9 * ~several))  # of the pairs with several findings the one it is surest of
+pair = int(
+    np.argmax(certainty - 9 * ~several)
+)  # of the pairs with several findings the one it is surest of
 one = pairs.batch(np.array([pair]), lesson.device)
 direction = mba.index.features["texts"][pair] - mba.index.features["texts"].mean(dim=0)
 with torch.no_grad():
@@ -151,7 +166,9 @@ mapped.requires_grad_()
 pooled = mba.model.image_head.aggregate(mapped)  # 1, L, D → 1, D
 (pooled @ direction / pooled.detach().norm()).sum().backward()
 S = mba.model.config.img_size // mba.model.config.patch_size  # patches along a side
-map_by_hand = S * S * (mapped.grad * mapped).sum(dim=2).detach().reshape(S, S)  # its mean is what the image gets
+map_by_hand = (
+    S * S * (mapped.grad * mapped).sum(dim=2).detach().reshape(S, S)
+)  # its mean is what the image gets
 
 # %% [markdown]
 # **Check** it against the library:
@@ -159,31 +176,44 @@ map_by_hand = S * S * (mapped.grad * mapped).sum(dim=2).detach().reshape(S, S)  
 # %%
 given = patch_features(mba.model, one.images).cpu()  # 1, L, D: what each patch gives
 torch.testing.assert_close(map_by_hand, heat_map(given, direction)[0], atol=1e-4, rtol=1e-3)
-print(f"the same map; its mean {map_by_hand.mean():.4f}, the image along this direction "
-      f"{mba.index.features['images'][pair] @ direction:.4f}")
+print(
+    f"the same map; its mean {map_by_hand.mean():.4f}, the image along this direction "
+    f"{mba.index.features['images'][pair] @ direction:.4f}"
+)
 
 # %% [markdown]
 # **Claim:** With MbA, the maps of all tokens average to the map of the whole report.
 
 # %%
-words = word_features(mba.model, one.input_ids, one.attention_mask)[0][one.attention_mask[0].bool()].cpu()  # T, D
+present = one.attention_mask[0].bool()
+words = word_features(mba.model, one.input_ids, one.attention_mask)[0, present].cpu()  # T, D
 directions = words / words.mean(dim=0).norm() - mba.index.features["texts"].mean(dim=0)
 of_tokens = heat_map(given.expand(len(words), -1, -1), directions)  # T, S, S
-lesson.claim("With MbA, the maps of all tokens average to the map of the whole report.",
-             float((of_tokens.mean(dim=0) - map_by_hand).abs().max()) < 1e-3)
+lesson.claim(
+    "With MbA, the maps of all tokens average to the map of the whole report.",
+    float((of_tokens.mean(dim=0) - map_by_hand).abs().max()) < 1e-3,
+)
 
 # %% [markdown]
 # **Picture.** The words that set this report apart most, and what they light up. With the slider below you go through
 # all of them.
 
 # %%
-report = mba.reports([pair])[0]
+report = mba.report(pair)
 weight = report.towards(mba.index.features["images"][pair] - mba.centre["images"])
-named = {name.lower(): n for n, name in enumerate(report.names()) if len(name) > 4}  # a word that comes twice: once
+named = {
+    name.lower(): n for n, name in enumerate(report.names()) if len(name) > 4
+}  # a word that comes twice: once
 telling = sorted(sorted(named.values(), key=lambda n: -weight[n])[:5])
 glow = [heat_map(given, report.word(n) - mba.centre["texts"])[0] for n in telling]
-figure = plotting.glows([mba.pixels(pair) / 255] * len(glow), glow, [report.names()[n] for n in telling])
-lesson.figure(figure, "words", "The most telling words of one report, and the patches that each of them lights up")
+figure = plotting.glows(
+    [mba.pixels(pair) / 255] * len(glow), glow, [report.names()[n] for n in telling]
+)
+lesson.figure(
+    figure,
+    "words",
+    "The most telling words of one report, and the patches that each of them lights up",
+)
 
 # %% [markdown]
 # Some of it looks sensible, some does not. One reason: the report encoder has let the words read each other, so the
@@ -199,13 +229,15 @@ WordExplorer(mba, pair)
 # subtracted, and without.
 
 # %% tags=["solution"]
-sentences = mba.read(["Cardiomegaly.", "Right rib fracture."], [0, 0], pooled=True)
-raw = torch.stack([text.feature for text in sentences])
+sentences = ["Cardiomegaly.", "Right rib fracture."]
+raw = torch.stack([mba.read(sentence).feature for sentence in sentences])
 correlation = {}
 for name, texts in (("without", raw), ("with", raw - mba.centre["texts"])):
     maps = torch.cat([heat_map(given, text) for text in texts]).flatten(1)
     correlation[name] = float(torch.corrcoef(maps)[0, 1])
-print({f"{name} subtracting the mean report": round(value, 2) for name, value in correlation.items()})
+print(
+    {f"{name} subtracting the mean report": round(value, 2) for name, value in correlation.items()}
+)
 # Without it, both sentences light up much the same patches: those in which the image looks like an image of a chest at
 # all. This is the gap of notebook 05, seen from inside.
 
@@ -230,7 +262,8 @@ print({f"{name} subtracting the mean report": round(value, 2) for name, value in
 
 # %%
 known = lesson.data / "boxes.parquet"
-boxes = pd.read_parquet(known) if known.exists() else pd.DataFrame(columns=["pair_id"])  # real data have none
+none = pd.DataFrame(columns=["pair_id"])  # real data have no boxes
+boxes = pd.read_parquet(known) if known.exists() else none
 row_of_pair = {pair_id: row for row, pair_id in enumerate(pairs.table["pair_id"])}
 boxes = boxes[boxes["pair_id"].isin(row_of_pair)].reset_index(drop=True)
 rows = boxes["pair_id"].map(row_of_pair).to_numpy(int)
@@ -242,22 +275,31 @@ print(len(boxes), "findings with a box, for example:", prompts[:3])
 # not square. So the boxes must be moved, or everything would be measured in the wrong place.
 
 # %%
-sizes = np.array([Image.open(path).size for path in mba.index.table["image_path"].iloc[rows]]).reshape(-1, 2)
-on_square = boxes_on_square(boxes[["x0", "y0", "x1", "y1"]].to_numpy(float), sizes) if len(boxes) else np.zeros((0, 4))
+sizes = np.array(
+    [Image.open(path).size for path in mba.index.table["image_path"].iloc[rows]]
+).reshape(-1, 2)
+on_square = (
+    boxes_on_square(boxes[["x0", "y0", "x1", "y1"]].to_numpy(float), sizes)
+    if len(boxes)
+    else np.zeros((0, 4))
+)
 other = np.roll(np.arange(len(boxes)), len(boxes) // 2)  # whose words the second control uses
 
 
 def maps(searcher, words_of) -> torch.Tensor:  # → N, S, S
-    patches = torch.cat([seen[0] for seen in searcher.patches(rows.tolist())])
-    texts = searcher.read([prompts[n] for n in words_of], [0] * len(rows), pooled=True)
-    return heat_map(patches, torch.stack([text.feature for text in texts]) - searcher.centre["texts"])
+    patches = torch.cat([searcher.image(row).patches for row in rows.tolist()])
+    texts = torch.stack([searcher.read(prompts[n]).feature for n in words_of])
+    return heat_map(patches, texts - searcher.centre["texts"])
 
 
 # %%
 if len(boxes):
     own = np.arange(len(boxes))
     all_maps = {"MbA": maps(mba, own), "AbM": maps(abm, own), "MbA, other words": maps(mba, other)}
-    results = {name: measure(m, on_square).assign(finding=boxes["label"]) for name, m in all_maps.items()}
+    results = {
+        name: measure_grounding(m, on_square).assign(finding=boxes["label"])
+        for name, m in all_maps.items()
+    }
 
 # %% [markdown]
 # **Picture.** A few of them, drawn by lot, not by looks: the map for the sentence above each image; the blue frame is
@@ -266,13 +308,22 @@ if len(boxes):
 # %%
 if len(boxes):
     lot = np.random.default_rng(lesson.seed).choice(len(boxes), min(10, len(boxes)), replace=False)
-    figure = plotting.glows([mba.pixels(row) / 255 for row in rows[lot]], all_maps["MbA"][lot],
-                            [prompts[n] for n in lot], on_square[lot])
-    lesson.figure(figure, "maps", "MbA: where ten sentences about findings lie in their images; framed: where they are")
+    figure = plotting.glows(
+        [mba.pixels(row) / 255 for row in rows[lot]],
+        all_maps["MbA"][lot],
+        [prompts[n] for n in lot],
+        on_square[lot],
+    )
+    lesson.figure(
+        figure,
+        "maps",
+        "MbA: where ten sentences about findings lie in their images; framed: where they are",
+    )
     display(figure)
 
 # %% [markdown]
 # **By hand.** The pointing game is a few lines: find the hottest patch, look whether the box reaches into it.
+
 
 # %%
 def points_at(heat, box) -> bool:
@@ -303,9 +354,15 @@ if len(boxes):
             value, low, high = (100 * v for v in bootstrap_mean(result[measured], patients))
             lines.setdefault(name, {})[unit] = f"{value:.1f} ({low:.1f} … {high:.1f})"
     chance = 100 * results["MbA"][["pointing_chance", "iou_chance"]].mean()
-    lines["chance"] = dict(zip(["pointing game, %", "IoU, %"], chance.round(1).astype(str), strict=True))
+    lines["chance"] = dict(
+        zip(["pointing game, %", "IoU, %"], chance.round(1).astype(str), strict=True)
+    )
     summary = pd.DataFrame(lines).T
-    display(lesson.table(summary, "grounding", "Where the maps point: mean and 95 % interval over patients"))
+    display(
+        lesson.table(
+            summary, "grounding", "Where the maps point: mean and 95 % interval over patients"
+        )
+    )
 
 # %% [markdown]
 # **Claim:** The hottest patch of a trained MbA map touches the finding more often than chance and than with the words
@@ -313,16 +370,26 @@ if len(boxes):
 
 # %%
 if len(boxes):
-    own_words, other_words = (results[name]["pointing"].to_numpy() for name in ("MbA", "MbA, other words"))
+    own_words, other_words = (
+        results[name]["pointing"].to_numpy() for name in ("MbA", "MbA, other words")
+    )
     over_chance = bootstrap_mean(own_words - results["MbA"]["pointing_chance"], patients)
     over_other = bootstrap_mean(own_words - other_words, patients)
-    lesson.claim("The hottest patch of a trained MbA map touches the finding more often than chance and than with the "
-                 "words of another finding.", over_chance[1] > 0 and over_other[1] > 0, needs="demo")
+    lesson.claim(
+        "The hottest patch of a trained MbA map touches the finding more often than chance and than with the "
+        "words of another finding.",
+        over_chance[1] > 0 and over_other[1] > 0,
+        needs="demo",
+    )
 
 # %%
 if len(boxes):
     figure = plotting.grounding(results, {"pointing": "pointing game (%)", "iou": "IoU (%)"})
-    lesson.figure(figure, "grounding", "Where the maps point, finding by finding (how many there are in parentheses)")
+    lesson.figure(
+        figure,
+        "grounding",
+        "Where the maps point, finding by finding (how many there are in parentheses)",
+    )
     display(figure)
 
 # %% [markdown]
@@ -336,8 +403,10 @@ if len(boxes):
 # %% tags=["solution"]
 if len(boxes):
     fixed = all_maps["MbA"].mean(dim=0, keepdim=True).expand(len(boxes), -1, -1)
-    print(f"the same map for all: pointing game {100 * measure(fixed, on_square)['pointing'].mean():.1f} %, "
-          f"chance {100 * results['MbA']['pointing_chance'].mean():.1f} %")
+    print(
+        f"the same map for all: pointing game {100 * measure_grounding(fixed, on_square)['pointing'].mean():.1f} %, "
+        f"chance {100 * results['MbA']['pointing_chance'].mean():.1f} %"
+    )
 # Findings are not spread evenly over the chest, so a map that always points at the popular places beats chance without
 # looking. The wrong words are the fairer control: same image, same habits, only the meaning is missing.
 
@@ -353,8 +422,11 @@ if len(boxes):
 # %%
 file = mba.index.table.at[pair, "image_path"]
 pixels = letterbox(read_gray(file), store_size(mba.model.config.img_size))  # uint8, S, S
-images = prepare_images(torch.from_numpy(pixels.copy())[None, None], mba.model.config.img_size,
-                        mba.model.config.in_chans).to(lesson.device)
+images = prepare_images(
+    torch.from_numpy(pixels.copy())[None, None],
+    mba.model.config.img_size,
+    mba.model.config.in_chans,
+).to(lesson.device)
 with torch.inference_mode():
     feature = mba.model.encode_image(images)[0].cpu()
 
@@ -362,7 +434,7 @@ with torch.inference_mode():
 # **Check** against the library, and against the vector that the index holds for this image:
 
 # %%
-torch.testing.assert_close(feature, run_folder.encode_query(mba.model, mba.tokenizer, image=file))
+torch.testing.assert_close(feature, encode_image_file(mba.model, file))
 torch.testing.assert_close(feature, mba.index.features["images"][pair], atol=1e-3, rtol=0)
 for hit in mba.index.search(feature, k=3, among="texts", distinct=True):
     print(f"{hit.rank}. {hit.score:.3f} {hit.report[:90]}")
@@ -371,15 +443,23 @@ for hit in mba.index.search(feature, k=3, among="texts", distinct=True):
 # **Exercise.** Turn the image around, left to right, as in a mirror. Predict: does the search now find reports with the
 # sides exchanged? What would it mean if it did not?
 
+
 # %% tags=["solution"]
 def sides_found(pixels) -> dict:
     reports = " ".join(hit.report.lower() for hit in mba.for_image(pixels, 10).hits).split()
     return {side: reports.count(side) for side in ("left", "right")}
 
 
-one_sided = pairs.table["report"].str.lower().str.count("right") - pairs.table["report"].str.lower().str.count("left")
+one_sided = pairs.table["report"].str.lower().str.count("right") - pairs.table[
+    "report"
+].str.lower().str.count("left")
 row = int(one_sided.argmax())
-print("as it is:", sides_found(mba.pixels(row)), "mirrored:", sides_found(mba.pixels(row)[:, ::-1].copy()))
+print(
+    "as it is:",
+    sides_found(mba.pixels(row)),
+    "mirrored:",
+    sides_found(mba.pixels(row)[:, ::-1].copy()),
+)
 # A model that reads sides should exchange them, and the heart and the stomach bubble are now on the wrong side, too:
 # an image that it has never seen the like of. This is why training never flips images (`prepare_images`).
 

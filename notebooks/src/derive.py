@@ -12,8 +12,10 @@ import jupytext
 import nbformat
 
 SRC = Path(__file__).resolve().parent
-METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"}}
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 
 
 def derive(source: Path) -> str:
@@ -32,13 +34,19 @@ def derive(source: Path) -> str:
 
 def pairs() -> dict[Path, Path]:
     """Every text form and the notebook that belongs to it."""
-    return {source: SRC.parent / f"{source.stem}.ipynb" for source in sorted(SRC.glob("[0-9][0-9]_*.py"))}
+    return {
+        source: SRC.parent / f"{source.stem}.ipynb"
+        for source in sorted(SRC.glob("[0-9][0-9]_*.py"))
+    }
 
 
 def main(check: bool) -> int:
     """Write every notebook that differs from its text, or with `check` only name them; the exit status."""
-    stale = [(source, target) for source, target in pairs().items()
-             if not target.exists() or target.read_text(encoding="utf-8") != derive(source)]
+    stale = [
+        (source, target)
+        for source, target in pairs().items()
+        if not target.exists() or target.read_text(encoding="utf-8") != derive(source)
+    ]
     for source, target in stale:
         print(f"{target.name} differs from src/{source.name}" if check else f"wrote {target.name}")
         if not check:

@@ -1,0 +1,1 @@
+"""What training, searching and recovering cost on this machine, and which targets that meets."""

@@ -1,0 +1,170 @@
+"""The report page: runs/<name>/index.html, from what the notebooks left as files (kit.lesson) and from study.json.
+
+Plain HTML (templates/) and the figures beside it: no script, nothing from the network, so it works offline and years
+from now. It measures nothing and draws nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from nbconvert import HTMLExporter
+from nbconvert.preprocessors import TagRemovePreprocessor
+from pygments.formatters import HtmlFormatter
+
+from benchmarks import RESULTS, ROOT
+from benchmarks.study import tables
+from kit.lesson import collected
+from mcr_lib import paper
+
+TEMPLATES = ROOT / "benchmarks" / "templates"
+NEEDS_SCRIPT = "application/vnd.jupyter.widget-view+json"
+FIGURES = {  # of a study, in this order where they are there → caption
+    "spread": "Every run of this study: RSum of each seed",
+    "masks": "How much to mask: RSum at each pair of rates",
+    "fig3_retrieved": "As the paper’s Fig. 3: what the first K retrieved reports score",
+    "fig3_retrieved_equal_time": "The same after equal time",
+    "fig4_gap": "As the paper’s Fig. 4: the gap before, during and after training",
+    "fig4_pca": "As the paper’s Fig. 4: images and reports of the validation split, two principal components",
+    "fig4_tsne": "The same by t-SNE",
+}
+
+
+def render(template: str, **context) -> str:
+    """Fill a template of templates/; every text in it is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**context)
+
+
+def write_page(out: Path, about: dict, notebooks: list[dict]) -> Path:
+    """Write `out/index.html` and return its path.
+
+    about: what ran, on what (shown as a table); notebooks: dicts with name, title, seconds, error (None: ran to its
+    end), and `html` / `ipynb`, paths relative to `out`.
+    """
+    records = collected(out)
+    shown = [
+        notebook | _split_records(out, notebook["name"], records.get(notebook["name"], []))
+        for notebook in notebooks
+    ]
+    text = render(
+        "index.html",
+        about=about,
+        notebooks=shown,
+        paper=paper,
+        committed=_read_committed_studies(),
+        **_read_own_study(out),
+    )
+    path = out / "index.html"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_notebook_page(executed: Path, target: Path) -> None:
+    """Write an executed notebook as one offline page. Widgets leave their static view; nothing is loaded from
+    elsewhere."""
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                output.text = _last_states(output.text)
+            if "data" in output:
+                output.data.pop(NEEDS_SCRIPT, None)  # the static view stays
+    exporter = HTMLExporter(template_name="basic")
+    parameters = TagRemovePreprocessor(remove_cell_tags={"injected-parameters"})
+    exporter.register_preprocessor(parameters, enabled=True)
+    body, _ = exporter.from_notebook_node(notebook)
+    highlighting = HtmlFormatter(style="friendly").get_style_defs(".highlight")
+    text = render("notebook.html", name=executed.stem, body=body, highlighting=highlighting)
+    target.write_text(text, encoding="utf-8")
+
+
+def _last_states(printed: str) -> str:
+    """What was printed, of a progress bar the last state only."""
+    lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in printed.split("\n")]
+    return "\n".join(lines)
+
+
+# ----------------------------------------------------------------------------------------- what a notebook left
+
+
+def _split_records(out: Path, name: str, records: list[dict]) -> dict:
+    """What a notebook left, ready to be shown: figures, tables and numbers in their order, and apart the claims."""
+    folder = Path("lessons") / name
+    shown, claims = [], []
+    for record in records:
+        if record["kind"] == "claim":
+            claims.append(record)
+        elif record["kind"] == "figure":
+            shown.append(record | {"source": str(folder / record["file"])})
+        elif record["kind"] == "table":
+            shown.append(record | _read_table(out / folder / record["file"]))
+        else:
+            shown.append(record)
+    return {"records": shown, "claims": claims}
+
+
+def _read_table(path: Path) -> dict:
+    table = pd.read_csv(path).fillna("")
+    head = [str(name) for name in table.columns]
+    if head[0].startswith("Unnamed"):
+        head[0] = ""
+    return {"head": head, "lines": list(table.itertuples(index=False))}
+
+
+# -------------------------------------------------------------------------------------------------- the studies
+
+
+def _read_own_study(out: Path) -> dict:
+    """The claims as this run's own study judged them, if it made one, its figures, and its page of Fig. 5."""
+    path, drawn = out / "study" / "study.json", out / "study" / "figures"
+    if not path.exists():
+        return {"own_study": None}
+    figures = [
+        {"source": f"study/figures/{name}.png", "caption": caption}
+        for name, caption in FIGURES.items()
+        if (drawn / f"{name}.png").exists()
+    ]
+    top3 = "study/figures/fig5_top3.html" if (drawn / "fig5_top3.html").exists() else None
+    own = _describe_study(json.loads(path.read_text()))
+    return {"own_study": own, "figures": figures, "top3": top3}
+
+
+def _read_committed_studies() -> list[dict]:
+    studies = []
+    for path in sorted(RESULTS.glob("*.json")):
+        content = json.loads(path.read_text())
+        if "claims" in content:
+            studies.append(_describe_study(content) | {"file": path.name})
+    return studies
+
+
+def _describe_study(content: dict) -> dict:
+    """A study as the page shows it: sentences and cells."""
+    variants = content.get("variants")
+    return {
+        "headline": tables.headline(content),
+        "repeat": content["repeat"],
+        "rule": content["rule"],
+        "head": tables.CLAIM_HEAD,
+        "claims": _describe_claims(content["claims"]),
+        "variants": _describe_claims(variants) if variants else None,
+        "about_arms": tables.ABOUT_ARMS,
+        "arms": tables.arm_cells(content),
+    }
+
+
+def _describe_claims(rows: list[dict]) -> dict:
+    lines, missing = tables.claim_cells(rows)
+    return {"lines": lines, "missing": missing}

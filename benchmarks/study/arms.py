@@ -1,0 +1,95 @@
+"""The arms of the study: names and the config keys that make them. Data only; runs.py trains them.
+
+An arm differs from the profile in these keys and in nothing else: same seeds, batches, masks, initial weights of what
+arms share, and hyper-parameters. No arm has numbers of its own: the profile's were settled for MCR with MbA, and of
+three learning rates its was on validation the best for each of the core arms, or within noise of it (choose.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import product
+
+from mcr_lib.config import ConfigError
+
+FRAMEWORKS = ("contrastive", "contrastive-masked", "two-stream", "mcr")
+ALIGNMENTS = ("mba", "abm")
+IMAGE_MASKS, TEXT_MASKS = (0.0, 0.25, 0.5, 0.75, 0.9), (0.0, 0.25, 0.5)
+MASKS = tuple(product(IMAGE_MASKS, TEXT_MASKS))
+PAPERS_MASKS = (0.5, 0.25)
+WEIGHTS = ((0.1, 0.1), (0.3, 0.3), (3.0, 3.0), (1.0, 0.0), (0.0, 1.0))  # of L_mim, of L_mrm
+
+
+@dataclass(frozen=True)
+class Arm:
+    """`settings`: config keys on top of the profile.
+
+    With `time_of` it gets as many steps as fit into the time that this other arm takes for the profile's steps, by
+    the measured seconds of a step of both (step_cost.py).
+    """
+
+    name: str
+    settings: dict = field(hash=False)
+    time_of: str | None = None
+
+
+def _settings(framework: str, alignment: str, **more) -> dict:
+    return {"framework": framework, "alignment": alignment, **more}
+
+
+def _mask_settings(image: float, text: float) -> dict:
+    return _settings("mcr", "mba", mask_ratio=image, mlm_probability=text)
+
+
+def _weight_settings(image: float, text: float) -> dict:
+    weights = {"image_reconstruction_weight": image, "text_reconstruction_weight": text}
+    return _settings("mcr", "mba", **weights)
+
+
+GROUPS: dict[str, tuple[Arm, ...]] = {
+    "core": tuple(Arm(f"{f}-{a}", _settings(f, a)) for f, a in product(FRAMEWORKS, ALIGNMENTS)),
+    # the same, with the steps that the time of two-stream with MbA allows
+    "time": tuple(
+        Arm(f"{f}-{a}@time", _settings(f, a), "two-stream-mba")
+        for f, a in product(FRAMEWORKS, ALIGNMENTS)
+        if (f, a) != ("two-stream", "mba")
+    ),
+    # a linear map and the mean: both orders are the same function, so any difference is noise
+    "null": tuple(
+        Arm(f"null-{a}", _settings("mcr", a, projection="linear", pooling="mean"))
+        for a in ALIGNMENTS
+    ),
+    "pooling": tuple(
+        Arm(f"pool-{p}-{a}", _settings("mcr", a, pooling=p))
+        for p, a in product(("mean", "attention", "max"), ALIGNMENTS)
+    ),
+    "projection": tuple(
+        Arm(f"linear-{a}", _settings("mcr", a, projection="linear")) for a in ALIGNMENTS
+    ),
+    "mask": tuple(Arm(f"mask-{i}-{t}", _mask_settings(i, t)) for i, t in MASKS),
+    # the same, with the steps that MCR's time at the paper's rates allows: what is masked is not computed
+    "mask@time": tuple(
+        Arm(f"mask-{i}-{t}@time", _mask_settings(i, t), "mcr-mba")
+        for i, t in MASKS
+        if (i, t) != PAPERS_MASKS
+    ),
+    # both reconstruction losses at other weights, and each alone
+    "weights": tuple(Arm(f"rec-{i}-{t}", _weight_settings(i, t)) for i, t in WEIGHTS),
+}
+ARMS = {arm.name: arm for group in GROUPS.values() for arm in group}
+
+
+def parse_arms(names: str) -> list[Arm]:
+    """'core,null-mba' → the arms, each once, in the order asked. Raises ConfigError for a name that is none."""
+    asked: dict[str, Arm] = {}
+    for name in filter(None, map(str.strip, names.split(","))):
+        if name in GROUPS:
+            asked |= {arm.name: arm for arm in GROUPS[name]}
+        elif name in ARMS:
+            asked[name] = ARMS[name]
+        else:
+            known = f"groups: {', '.join(GROUPS)}; arms: {', '.join(ARMS)}"
+            raise ConfigError(f"unknown arm {name!r}; {known}")
+    if not asked:
+        raise ConfigError("no arm named; groups: " + ", ".join(GROUPS))
+    return list(asked.values())

@@ -1,0 +1,194 @@
+"""What a training step of an arm costs in the study's own conditions: FLOPs, seconds, peak memory; kept as
+OUT/cost.json, from which arms of equal time have their steps. Real batches, read as training reads them, and each
+measurement in a fresh process of its own, so that none profits from what another left behind. Not here: where the FLOPs
+go, part by part (notebook 03), and training itself.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.cost.processes import run_in_own_process
+from benchmarks.cost.subjects import make_batch
+from benchmarks.study.arms import ARMS, Arm
+from benchmarks.study.comparisons import COST_ARMS
+from data_prep import folder
+from data_prep.folder import write_json
+from data_prep.machine import progress
+from kit import cost
+from mcr_lib.config import RunConfig
+from mcr_lib.data import PairData, TrainBatches
+from mcr_lib.engine.precision import autocast_dtype, precision_name
+from mcr_lib.engine.provenance import peak_memory, provenance
+from mcr_lib.engine.run_folder import RunError
+from mcr_lib.model import MCR
+from mcr_lib.tokenizer import load_tokenizer, make_tokenizer, with_vocabulary
+from mcr_lib.trainer import Trainer, named_losses
+
+WARM_UP, STEPS, REPEATS = 2, 16, 5  # steps, steps, processes per arm
+ABOUT = ("versions", "hardware", "commit", "time")
+
+
+# ---------------------------------------------------------------------------------------------------- OUT/cost.json
+
+
+def complete_costs(
+    path: Path,
+    plan: Iterable[Arm],
+    config: RunConfig,
+    data: Path,
+    device: torch.device,
+    repeats: int,
+) -> dict:
+    """The costs in cost.json: of the two arms that the claims compare, and of those that arms of equal time need.
+
+    What is not there is measured first; a second machine is handed the file. RunError if it was measured otherwise.
+    """
+    costs = _read_costs(path, config, device)
+    new = _find_timed_arms(plan, costs)
+    names = [name for name in COST_ARMS if name not in costs["arms"]]
+    names = list(dict.fromkeys([*names, *new, *new.values()]))
+    if not names:
+        return costs
+    configs = {name: _with_settings(config, ARMS[name].settings) for name in names}
+    measured = measure_step_costs(configs, data, device, repeats)
+    steps_of = {}
+    for arm, other in new.items():
+        steps_of[arm] = _median_ratio(measured[other]["seconds"], measured[arm]["seconds"])
+    about = provenance()
+    costs |= {
+        "arms": measured | costs["arms"],
+        "steps_of": costs["steps_of"] | steps_of,
+        "threads": torch.get_num_threads(),
+        **{key: about[key] for key in ABOUT},
+    }
+    write_json(path, costs)
+    return costs
+
+
+def _find_timed_arms(plan: Iterable[Arm], costs: dict) -> dict[str, str]:
+    """Arm → the arm whose time it gets, where that was not measured yet."""
+    given_time_of = {timed_arm(arm): arm.time_of for arm in plan if arm.time_of}
+    return {arm: other for arm, other in given_time_of.items() if arm not in costs["steps_of"]}
+
+
+def timed_arm(arm: Arm) -> str:
+    """The arm whose step an arm of equal time takes."""
+    return arm.name.removesuffix("@time")
+
+
+def _read_costs(path: Path, config: RunConfig, device: torch.device) -> dict:
+    """What is in cost.json, or what it begins with. RunError if it was measured in other conditions."""
+    conditions = {
+        "device": device.type,
+        "batch_size": config.train.batch_size,
+        "precision": precision_name(autocast_dtype(config.train.precision, device)),
+    }
+    if not path.exists():
+        return {"arms": {}, "steps_of": {}, **conditions}
+    costs = json.loads(path.read_text())
+    for key, value in conditions.items():
+        if costs.get(key) != value:
+            raise RunError(
+                f"{path} was measured with {key}={costs.get(key)!r}, now it is {value!r}; name another --out"
+            )
+    return costs
+
+
+def _with_settings(config: RunConfig, settings: dict) -> RunConfig:
+    return config.model_copy(update={"model": config.model.model_copy(update=settings)})
+
+
+def _median_ratio(seconds: list[float], others: list[float]) -> float:
+    """Repeat by repeat, as they took turns: a slow minute slows both."""
+    return statistics.median(a / b for a, b in zip(seconds, others, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------- measuring
+
+
+def measure_step_costs(
+    configs: dict[str, RunConfig], data: Path, device: torch.device, repeats: int = REPEATS
+) -> dict[str, dict]:
+    """name → {seconds, peak_bytes: a list, one per repeat; flops: per pair} of a step of each configuration on the
+    pairs of `data`, all with the first one's vocabulary.
+
+    They take turns, so that what slows the machine down for a while slows all of them. RunError if a measuring process
+    dies (out of memory).
+    """
+    tokenizer = make_tokenizer(next(iter(configs.values())), folder.read(data))
+    configs = {name: with_vocabulary(config, tokenizer) for name, config in configs.items()}
+    costs = {}
+    for name, config in configs.items():
+        costs[name] = {"seconds": [], "peak_bytes": [], "flops": count_step_flops(config)}
+    context = multiprocessing.get_context("forkserver")
+    # torch is imported once; each child starts clean from there
+    context.set_forkserver_preload(["benchmarks.study.step_cost"])
+    with tempfile.TemporaryDirectory() as kept:
+        tokenizer.save_pretrained(kept)
+        turns = list(configs) * repeats
+        for name in progress(turns, desc="cost of a step", unit="process", leave=False):
+            config = configs[name].model_dump(mode="json")
+            values = run_in_own_process(
+                context, _measure_step, name, config, data, Path(kept), device
+            )
+            for key, value in values.items():
+                costs[name][key].append(value)
+    return costs
+
+
+def count_step_flops(config: RunConfig, pairs: int = 2) -> float:
+    """Floating-point operations of forward and backward of one pair with a report of the longest length (a multiply-add
+    counts as two)."""
+    model, batch = MCR(config.model), make_batch(config.model, pairs, torch.device("cpu"))
+
+    def take_step() -> None:
+        total: Tensor = sum(named_losses(model(batch)).values())
+        total.backward()
+
+    return cost.flops(take_step) / pairs
+
+
+def _measure_step(
+    _name: str, config: dict, data: Path, tokenizer: Path, device: torch.device
+) -> dict[str, float]:
+    """Mean seconds of a step, waiting for its data included, and peak bytes above what the process held when it had
+    read those data and had no model."""
+    config = RunConfig.model_validate(config)
+    pairs = PairData(data, "train", load_tokenizer(tokenizer), config.model, config.train.views)
+    batches = TrainBatches(pairs, config.train, device)
+    for _ in batches(0, WARM_UP + STEPS):
+        pass
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    before = peak_memory(device)
+    torch.manual_seed(0)
+    trainer = Trainer(MCR(config.model), batches, config.train, run=Path(), device=device)
+    trainer.model.train()
+    if config.train.compile:  # compiling, shape by shape, is no part of a step
+        _time_steps(trainer)
+    ends = _time_steps(trainer)
+    return {
+        "seconds": (ends[-1] - ends[WARM_UP - 1]) / STEPS,
+        "peak_bytes": peak_memory(device) - before,
+    }
+
+
+def _time_steps(trainer: Trainer) -> list[float]:
+    """When each of the steps ended, in seconds of the clock."""
+    ends = []
+    for parts in trainer.batches(0, WARM_UP + STEPS):
+        trainer.train_step(parts)
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize(trainer.device)
+        ends.append(time.perf_counter())
+    return ends

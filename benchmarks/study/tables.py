@@ -1,0 +1,203 @@
+"""A study as tables: the claims with their verdicts, and what each arm scored and costs; in Markdown, and as cells for
+the report page. Pure functions of study.json. Not here: what a claim is and how it is judged (comparisons.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.study.comparisons import COST_ARMS, NOT_MEASURED, POINTS
+
+ABOUT_ARMS = (
+    "What each arm scored on the test split (mean over seeds; in percent, image→text / text→image; RSum with "
+    "its standard deviation), and what a step of it costs (in brackets, as a share of two-stream-mba's)"
+)
+SCORES = {  # column → table of metrics, name in it
+    "R@1": ("test, unmasked", "R@1"),
+    "R@10": ("test, unmasked", "R@10"),
+    "RSum": ("test, unmasked", "rsum"),
+    "RSum, masked input": ("test, masked", "rsum"),
+    "mAP by label": ("test, label-match", "mAP"),
+    "precision@10 by label": ("test, label-match", "precision@10"),
+}
+COSTS = {  # column → measure, unit
+    "MFLOP per pair": ("flops", 1e-6),
+    "seconds a step": ("seconds", 1),
+    "peak MB": ("peak_bytes", 1e-6),
+}
+CLAIM_HEAD = (
+    "claim",
+    "measured",
+    "effect [95 % interval]",
+    "verdict",
+    "smallest detectable",
+    "arms",
+)
+
+
+# ------------------------------------------------------------------------------------------------------- Markdown
+
+
+def format_studies(files: list[Path]) -> str:
+    """Of study.json files the claims, and what each arm scored and costs, as Markdown, each under what it was measured
+    on; other JSON files are named, and a claim on costs that several files share is shown once."""
+    parts, shown_costs = [], []
+    for path in map(Path, files):
+        content = json.loads(path.read_text())
+        if "claims" not in content:
+            print(f"{path}: holds no claims, passed over", file=sys.stderr)
+            continue
+        rows = [row for row in content["claims"] if row not in shown_costs]
+        shown_costs += [row for row in rows if row["unit"] == "ratio"]
+        parts += _format_study(path.name, content, rows)
+    return "\n".join(parts)
+
+
+def _format_study(name: str, content: dict, rows: list[dict]) -> list[str]:
+    """One study's lines of Markdown, with these rows of its claims."""
+    parts = [
+        f"{headline(content)}; `{name}`. A row is made again by `{content['repeat']}`, with the "
+        "arms of its last column.",
+        "",
+    ]
+    if any(row["verdict"] != NOT_MEASURED for row in rows):
+        parts += [format_claims(rows), ""]
+    if content.get("variants"):
+        parts += ["Variants of MCR, by the same rule:", "", format_claims(content["variants"]), ""]
+    return [*parts, f"{ABOUT_ARMS}:", "", _format_table(arm_cells(content)), ""]
+
+
+def format_claims(rows: list[dict]) -> str:
+    """The rows as the README's table."""
+    lines, missing = claim_cells(rows)
+    marked = []
+    for claim, what, effect, verdict, *rest in lines:
+        marked.append((claim, what, effect, f"**{verdict}**", *rest))
+    table = _format_table([CLAIM_HEAD, *marked])
+    return f"{table}\n\n{missing}" if missing else table
+
+
+def _format_table(lines: list) -> str:
+    """Cells, the first line of which is the head."""
+    head, *body = lines
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *body])
+
+
+# --------------------------------------------------------------------------------------------------------- claims
+
+
+def claim_cells(rows: list[dict]) -> tuple[list[tuple[str, ...]], str]:
+    """The measured rows as cells, a claim's text once, and a sentence on what was not measured ("" if all was)."""
+    lines, above = [], None
+    for row in rows:
+        if row["verdict"] != NOT_MEASURED:
+            claim, *rest = row_cells(row)
+            lines.append(("" if claim == above else claim, *rest))
+            above = claim
+    missing = "; ".join(row["measured"] for row in rows if row["verdict"] == NOT_MEASURED)
+    return lines, f"Not measured here: {missing}." if missing else ""
+
+
+def row_cells(row: dict) -> tuple[str, ...]:
+    """A row in words and figures, one text per column of CLAIM_HEAD."""
+    digits = 1 if row["unit"] == POINTS else 3
+    detectable = f"{row['detectable']:.{digits}f}" if row["detectable"] else "–"
+    effect = _effect_cell(row, digits)
+    return row["claim"], row["measured"], effect, row["verdict"], detectable, row["arms"] or "–"
+
+
+def _effect_cell(row: dict, digits: int) -> str:
+    is_ratio = row["unit"] == "ratio"
+    number = f".{digits}f" if is_ratio else f"+.{digits}f"
+    if row["effect"] is None:
+        return "–"
+    if not row["interval"]:
+        return f"{row['effect']:{number}} {row['unit']}, one seed, no interval"
+    if row["interval"] == [0, 0]:
+        return f"0, identical in all {row['repeats']} seeds"
+    low, high = row["interval"]
+    repeats = f"{row['repeats']} {'runs' if is_ratio else 'seeds'}"
+    return f"{row['effect']:{number}} [{low:{number}}, {high:{number}}] {row['unit']}, {repeats}"
+
+
+# ----------------------------------------------------------------------------------------------------------- arms
+
+
+def arm_cells(content: dict) -> list[list[str]]:
+    """The cells of a table with a line per arm: a head, chance, the arms. Costs are medians over repeats; "–": not
+    measured."""
+    arms, costs = content["arms"], content["cost"].get("arms", {})
+    lines = [["arm", "steps", *SCORES, *COSTS], _chance_line(next(iter(arms.values()))["metrics"])]
+    for arm, about in arms.items():
+        scores = [_score_cell(about["metrics"], *which) for which in SCORES.values()]
+        of_step = [_cost_cell(costs, arm.removesuffix("@time"), *which) for which in COSTS.values()]
+        lines.append([arm, str(about["steps"]), *scores, *of_step])
+    return lines
+
+
+def _chance_line(metrics: dict) -> list[str]:
+    """What a random order scores; it depends on the gallery and not on the input."""
+    scores = []
+    for where, name in SCORES.values():
+        of_chance = "chance, label-match" if where == "test, label-match" else "chance"
+        scores.append(_score_cell(metrics, of_chance, name))
+    return ["chance", "", *scores, *[""] * len(COSTS)]
+
+
+def _score_cell(metrics: dict, where: str, name: str) -> str:
+    if where not in metrics:
+        return "–"
+    if name == "rsum":
+        values = metrics[where]["rsum"]
+        deviation = f" ({np.std(values, ddof=1):.1f})" if len(set(values)) > 1 else ""
+        return f"{np.mean(values):.1f}{deviation}"
+    directions = ("image_to_text", "text_to_image")
+    return " / ".join(f"{np.mean(metrics[where][f'{way}_{name}']):.1f}" for way in directions)
+
+
+def _cost_cell(costs: dict, arm: str, measure: str, unit: float) -> str:
+    if arm not in costs:
+        return "–"
+    value = unit * np.median(costs[arm][measure])
+    of_two_stream = unit * np.median(costs[COST_ARMS[1]][measure])
+    return f"{value:.3g} ({value / of_two_stream:.2f})"
+
+
+# ------------------------------------------------------------------------------------------------------- headline
+
+
+def headline(content: dict) -> str:
+    """What a study was made of, in one line."""
+    gallery = content["gallery"]
+    hardware = sorted({_describe_machine(run, content["cost"]) for run in content["trained_on"]})
+    commits = sorted({run["commit"] or "unknown" for run in content["trained_on"]})
+    return (
+        f"{content['study']}{' (synthetic)' if content['data']['synthetic'] else ''}, profile "
+        f"{content['profile']}, {_count_seeds(content['arms'])} seeds, "
+        f"{_count_steps(content['arms'])} steps, gallery "
+        f"{gallery['images']} images and {gallery['distinct_texts']} distinct reports of {gallery['patients']} "
+        f"patients, on {', '.join(hardware)}, trained at commit {', '.join(commits)}"
+    )
+
+
+def _count_seeds(arms: dict) -> str:
+    counts = {len(arm["seeds"]) for arm in arms.values()}
+    fewest, most = min(counts), max(counts)
+    return f"{most}" if fewest == most else f"{fewest} to {most}"
+
+
+def _count_steps(arms: dict) -> str:
+    counts = sorted({arm["steps"] for arm in arms.values()})
+    return " / ".join(map(str, counts)) if len(counts) < 4 else f"{counts[0]} to {counts[-1]}"
+
+
+def _describe_machine(run: dict, cost: dict) -> str:
+    hardware = run["hardware"]
+    on_gpu = hardware["gpu"] and cost.get("device") != "cpu"  # it is recorded, trained on or not
+    where = hardware["gpu"] if on_gpu else f"{hardware['cpus']} CPU cores"
+    precision = run.get("precision")
+    return f"{where} in {precision}" if precision else where

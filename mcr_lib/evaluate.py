@@ -1,0 +1,82 @@
+"""Evaluate a run: a split as its model sees it, measured under a named protocol, left as metrics.json.
+
+Not here: the measurement itself (retrieval.py, modality_gap.py), training (run.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from data_prep.folder import describe_data, write_json
+
+from . import retrieval
+from .config import read_config
+from .data import PairData
+from .engine import checkpoint, distributed
+from .engine.provenance import provenance
+from .engine.run_folder import RunError, check_begun, read_manifest
+from .features import encode_pairs
+from .modality_gap import modality_gap
+from .model import MCR
+from .run import load_run
+
+
+def load_pairs(
+    run: Path, data: Path, split: str, device: torch.device, *, best: bool = False
+) -> tuple[MCR, PairData]:
+    """A run's model, and the pairs of a split as it was trained to see them. Raises RunError,
+    CheckpointError, DataError."""
+    model, tokenizer = load_run(run, device, best=best)
+    views = read_config(Path(run) / "config.yaml").train.views
+    return model, PairData(data, split, tokenizer, model.config, views)
+
+
+def evaluate_run(
+    run: Path,
+    data: Path,
+    *,
+    device: torch.device,
+    split="test",
+    protocol="text-identical",
+    masked=False,
+    best=False,
+    command=None,
+) -> dict:
+    """Measure a run on a split: what `retrieval.evaluate` gives, the gap, and where it came from.
+    Also left as the run folder's metrics.json. Of several processes each encodes a share, the first
+    one measures and writes. Raises RunError, CheckpointError, DataError."""
+    run = Path(run)
+
+    def prepare() -> tuple[MCR, PairData, dict]:
+        if protocol not in retrieval.PROTOCOLS:
+            raise RunError(f"unknown protocol {protocol!r}; there are: {retrieval.PROTOCOLS}")
+        check_begun(run)
+        training = read_manifest(run)  # an unfinished run is refused before anything is encoded
+        return *load_pairs(run, data, split, device, best=best), training
+
+    model, pairs, training = distributed.run_everywhere(prepare)
+    images, texts = encode_pairs(model, pairs, device, masked=masked)
+
+    def measure_and_write() -> dict:
+        try:
+            measured = retrieval.evaluate_pairs(images, texts, pairs.table, protocol=protocol)
+        except ValueError as error:  # a protocol that these data cannot serve
+            raise RunError(f"{data}, split {split}: {error}") from None
+        result = {
+            **measured,
+            "run": run.name,
+            "views": pairs.views,
+            "modality_gap": modality_gap(images, texts),
+            "data": describe_data(data),
+            "training": training,
+            "split": split,
+            "input": "masked" if masked else "unmasked",
+            "checkpoint": "best" if best else "newest",
+            "weights_sha256": checkpoint.weights_sha256(run, best),
+            **provenance(command),
+        }
+        write_json(run / "metrics.json", result)
+        return result
+
+    return distributed.run_on_main(measure_and_write)

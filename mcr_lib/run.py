@@ -1,0 +1,159 @@
+"""A run: from a data set folder and a configuration to a run folder, begun or gone on with; and loaded again.
+
+Not here: the model, the loop (trainer.py), the folder's files (engine/run_folder.py, engine/checkpoint.py)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data_prep import folder as data_folder
+from data_prep.folder import describe_data, write_json
+
+from . import retrieval
+from .config import RunConfig, read_config
+from .data import PairData, TrainBatches, usable_rows
+from .engine import checkpoint, distributed, pretrained
+from .engine.precision import precision_name
+from .engine.provenance import commit, peak_memory, provenance
+from .engine.run_folder import RunError, check_begun, check_resumable, open_folder
+from .features import encode_pairs
+from .model import MCR
+from .tokenizer import load_tokenizer, make_tokenizer, vocabulary_sha256, with_vocabulary
+from .trainer import Trainer
+
+VALIDATED = 1024  # pairs looked at when a checkpoint is written: seconds, so that the best is kept
+
+
+def train_run(
+    data, run, config: RunConfig, *, device, resume=False, callbacks=(), command=None
+) -> Trainer:
+    """Train a model on the `train` split of a data set folder and leave a run folder. With
+    `resume`, go on from the newest whole checkpoint; the configuration must be the one of the run.
+    At each checkpoint the rsum of VALIDATED pairs of the split `validate` is measured, and the best
+    one kept. Started by torchrun, all processes call this alike; the first one writes. Raises
+    RunError, ConfigError, DataError, CheckpointError, TrainingStopped."""
+    commit()  # before the hours in which the checkout may move on
+    data, run = Path(data), Path(run)
+    config, tokenizer, trainer = distributed.run_everywhere(
+        lambda: _prepare(data, run, config, resume=resume, device=device, callbacks=callbacks)
+    )
+    distributed.run_on_main(lambda: open_folder(run, data, config, tokenizer, resume))
+    if resume:
+        for line in [*trainer.resume(), f"resumed at step {trainer.step}"]:
+            distributed.print_once(line)
+        done = trainer.step == trainer.batches.total_steps
+        if done and distributed.run_on_main((run / "manifest.json").exists):
+            return trainer  # its manifest says when and by what it was trained
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    trainer.fit()
+
+    def write_manifest() -> None:
+        content = provenance(command) | describe_training(trainer, config, data)
+        content["vocabulary_sha256"] = vocabulary_sha256(tokenizer)
+        content["weights_sha256"] = checkpoint.weights_sha256(run)
+        write_json(run / "manifest.json", content)
+
+    distributed.run_on_main(write_manifest)
+    return trainer
+
+
+def load_run(run: Path | str, device: torch.device | str = "cpu", *, best: bool = False):
+    """A trained model in evaluation mode and its tokenizer, from a run folder. The newest
+    checkpoint, or the one with the best validation. Raises RunError, CheckpointError."""
+    run = Path(run)
+    check_begun(run)
+    config = read_config(run / "config.yaml")
+    tokenizer = load_tokenizer(run / "tokenizer", local=True)
+    path, skipped = checkpoint.find(run, best)
+    for line in skipped:
+        distributed.print_once(line)
+    model = MCR(config.model)
+    checkpoint.load_model(path, model)
+    return model.to(device).eval(), tokenizer
+
+
+def build_model(config: RunConfig) -> MCR:
+    """The model as training finds it: a function of the seed and of the weights to start from."""
+    torch.manual_seed(config.train.seed)
+    model = MCR(config.model)
+    if config.model.image_weights:
+        pretrained.load_vit(model.image_encoder.vit, config.model.image_weights)
+    if config.model.text_weights:
+        pretrained.load_bert(model.report_encoder.bert, config.model.text_weights)
+    return model
+
+
+def describe_training(trainer: Trainer, config: RunConfig, data: Path) -> dict:
+    """What the manifest says of a finished training."""
+    return {
+        "profile": config.profile,
+        "seed": config.train.seed,
+        "data": describe_data(data),
+        "data_folder": str(data.resolve()),
+        "training_pairs": len(trainer.batches.data),
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "steps": trainer.step,
+        "processes": distributed.world_size(),
+        "training_seconds": round(trainer.seconds, 3),
+        "peak_memory_bytes": peak_memory(trainer.device),
+        "precision": precision_name(trainer.autocast_dtype),
+    }
+
+
+def _prepare(data: Path, run: Path, config: RunConfig, *, resume: bool, device, callbacks):
+    """→ resolved configuration, tokenizer, trainer at step 0. Writes nothing to the run folder."""
+    table, begun = data_folder.read(data), (run / "config.yaml").exists()
+    if resume and not begun:
+        raise RunError(f"{run}: nothing to resume (no config.yaml); train without --resume first")
+    if begun and not resume:
+        raise RunError(f"{run}: holds a run; add --resume to go on with it, or name another --run")
+    if resume:
+        config = check_resumable(run, data, config)
+        tokenizer = load_tokenizer(run / "tokenizer", local=True)
+    else:
+        tokenizer = make_tokenizer(config, table)
+        config = with_vocabulary(config, tokenizer)
+    model = build_model(config)
+    pairs = PairData(data, "train", tokenizer, config.model, config.train.views)
+    batches = TrainBatches(pairs, config.train, device)
+    _warn(pairs, config)
+    validate = None
+    if len(usable_rows(table, "validate", config.train.views)) >= 2:
+        watched = PairData(data, "validate", tokenizer, config.model, config.train.views)
+        validate = partial(_validate, model, watched, device)
+    else:
+        none = f"{data}: no pairs to validate with"
+        distributed.print_once(f"{none}, so no checkpoint is known to be the best")
+    where = {"run": run, "device": device}
+    trainer = Trainer(model, batches, config.train, **where, callbacks=callbacks, validate=validate)
+    return config, tokenizer, trainer
+
+
+def _warn(pairs: PairData, config: RunConfig) -> None:
+    """Say what makes a run worse than it need be."""
+    batch_size, longest = config.train.batch_size, config.model.max_text_length
+    if len(pairs) < batch_size:
+        why = "a pair stands in a step several times and counts as its own wrong answer"
+        few = f"{len(pairs)} pairs to train on, fewer than batch_size={batch_size}"
+        distributed.print_once(f"{few}: {why}; give --set batch_size={len(pairs)}, or less")
+    full = (pairs.lengths == longest).mean()
+    if full >= 0.01:
+        cut = f"{full:.0%} of the reports fill {longest} tokens and end there"
+        distributed.print_once(f"{cut}; --set max_text_length=… keeps more")
+
+
+def _validate(model: MCR, pairs: PairData, device: torch.device) -> float:
+    """rsum, 0–600, of the first VALIDATED pairs, whole input; NaN where the features are."""
+    rows = np.arange(len(pairs))[:VALIDATED]
+    images, texts = encode_pairs(model, pairs, device, rows=rows)
+    if not (images.isfinite().all() and texts.isfinite().all()):
+        return float("nan")
+    table = pairs.table[:VALIDATED]
+    return distributed.run_on_main(
+        lambda: retrieval.evaluate_pairs(images, texts, table, n_bootstrap=0)["rsum"]
+    )

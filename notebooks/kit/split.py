@@ -1,0 +1,32 @@
+"""A whole split as a run's model sees it. Not here: what is measured or drawn of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mcr_lib.data import PairData
+from mcr_lib.evaluate import load_pairs
+from mcr_lib.features import encode_pairs
+from mcr_lib.model import MCR
+
+
+@dataclass
+class SplitFeatures:
+    """A split of a data set, encoded."""
+
+    model: MCR
+    pairs: PairData
+    image_features: Tensor  # N, common_dim, unit vectors
+    text_features: Tensor  # N, common_dim, unit vectors
+
+
+def encode_split(
+    run: Path, data: Path, split: str, device: torch.device, *, masked: bool = False
+) -> SplitFeatures:
+    """Load a run and encode a whole split with it; masked: see `encode_pairs`."""
+    model, pairs = load_pairs(run, data, split, device)
+    return SplitFeatures(model, pairs, *encode_pairs(model, pairs, device, masked=masked))

@@ -1,0 +1,145 @@
+"""The report page: whole, offline, and honest about what was not measured."""
+
+import html
+import json
+import re
+
+import nbformat
+import pytest
+
+from benchmarks import page, reproduce
+from benchmarks.study import comparisons
+from kit.lesson import Parameters
+from mcr_lib import paper
+from mcr_lib.engine.run_folder import RunError
+
+
+def test_page_names_every_claim_and_loads_nothing(tmp_path):
+    notebook = {
+        "name": "00_x",
+        "title": "X & Y",
+        "seconds": 1.0,
+        "error": None,
+        "html": "n.html",
+        "ipynb": "n.ipynb",
+    }
+    failed = {**notebook, "error": "cell 3: ValueError"}
+    text = page.write_page(tmp_path, {"profile": "smoke"}, [notebook, failed]).read_text()
+    for fact in (*paper.CLAIMS, *paper.FACTS):
+        assert html.escape(fact.what) in text
+    assert "has not measured them" in text and "stopped: cell 3" in text and "X &amp; Y" in text
+    assert not re.search(r"<script|src=.https?:|<link[^>]+https?:", text)
+
+
+def test_a_study_of_this_run_and_a_committed_one_stand_side_by_side_and_say_which_is_which(
+    tmp_path, monkeypatch
+):
+    def content(name, effect):
+        rows = comparisons.judge_comparisons([], None)
+        rows[1] |= {
+            "effect": effect,
+            "interval": [effect - 1, effect + 1],
+            "repeats": 3,
+            "verdict": "supported",
+        }
+        return {
+            "study": name,
+            "data": {"synthetic": True},
+            "profile": "smoke",
+            "rule": "the rule",
+            "repeat": "study --arms …",
+            "gallery": {"images": 9, "distinct_texts": 8, "patients": 7},
+            "claims": rows,
+            "trained_on": [{"hardware": {"gpu": None, "cpus": 2}, "commit": "abc"}],
+            "cost": {"arms": {}},
+            "arms": {
+                "mcr-mba": {
+                    "steps": 30,
+                    "seeds": [0, 1, 2],
+                    "metrics": {
+                        where: {"rsum": [effect]}
+                        | {
+                            f"{way}_R@{k}": [effect]
+                            for way in ("image_to_text", "text_to_image")
+                            for k in (1, 10)
+                        }
+                        for where in ("test, unmasked", "chance")
+                    },
+                }
+            },
+        }
+
+    (tmp_path / "study" / "figures").mkdir(parents=True)
+    (tmp_path / "study" / "study.json").write_text(json.dumps(content("mine", 11.5)))
+    (tmp_path / "study" / "figures" / "spread.png").write_bytes(b"")
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "results" / "study_x.json").write_text(
+        json.dumps(content("theirs", -22.5))
+    )
+    (tmp_path / "benchmarks" / "results" / "other.json").write_text(
+        "{}"
+    )  # a result file that is no study
+    monkeypatch.setattr(page, "RESULTS", tmp_path / "benchmarks" / "results")
+    text = page.write_page(tmp_path, {}, []).read_text()
+    own, committed = text.split("Committed, not measured by this run: study_x.json")
+    assert (
+        "Measured by this run" in own
+        and "mine (synthetic)" in own
+        and "+11.5 [+10.5, +12.5]" in own
+    )
+    (table,) = re.findall(r"<table>.*?</table>", own[own.index("mine (synthetic)") :], re.S)[:1]
+    assert (
+        table.count("<tr>") == 2 and "not measured" not in table
+    )  # the head and the one row that was measured
+    assert "Not measured here: state of the art on MIMIC-CXR; " in own
+    assert (
+        "theirs (synthetic)" in committed
+        and "-22.5 [-23.5, -21.5]" in committed
+        and "+11.5" not in committed
+    )
+    assert (
+        'src="study/figures/spread.png"' in own
+        and "has not measured them" not in text
+        and "other.json" not in text
+    )
+
+
+def test_a_kernel_that_dies_is_named_and_the_others_still_run(tmp_path):
+    source = tmp_path / "00_dies.ipynb"
+    cells = [
+        nbformat.v4.new_code_cell("profile = ''", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("import os; os._exit(1)"),
+    ]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), source)
+    (tmp_path / "notebooks").mkdir()
+    done = reproduce.run_notebook(source, tmp_path, Parameters(profile="smoke"))
+    assert "kernel died" in done["error"] and (tmp_path / done["html"]).exists()
+
+
+def test_reproduce_studies_the_claims_and_leaves_the_page_whatever_becomes_of_that(
+    phantom, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        reproduce,
+        "run_notebook",
+        lambda source, *_: {
+            "name": source.stem,
+            "title": source.stem,
+            "seconds": 1.0,
+            "error": None,
+            "html": "n.html",
+            "ipynb": "n.ipynb",
+        },
+    )
+    seen = []
+
+    def stop(data, out, profile, **_):
+        seen.append((data, out, profile, (tmp_path / "out" / "index.html").exists()))
+        raise RunError("no")
+
+    monkeypatch.setattr(reproduce, "run_reduced_study", stop)
+    with pytest.raises(RunError):
+        reproduce.reproduce("smoke", phantom, tmp_path / "out", device="cpu")
+    assert seen == [(phantom.resolve(), tmp_path / "out" / "study", "smoke", True)]
+    assert "06_explore" in (tmp_path / "out" / "index.html").read_text()
