@@ -12,7 +12,7 @@ to a trained model what readers are to a radiograph, and the parts are those of 
 
 The halves are added as squares (MOVER, Zou & Donner 2008). A bootstrap of five seeds would be too narrow by a third,
 and one number of degrees of freedom for both parts (Satterthwaite, Hillis) too narrow with three seeds; this is not, as
-tests/test_verdict.py shows by simulation.
+tests/test_comparisons.py shows by simulation.
 The gallery is fixed: the interval speaks of other patients asked about this gallery, and of other seeds.
 """
 
