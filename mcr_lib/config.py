@@ -1,7 +1,7 @@
 """Every number one may choose, with its unit and default: the model (MCRConfig) and its training (TrainConfig).
 
 Not here: why a default was chosen (that stands in `paper.yaml`), and anything computed. Unknown keys and values out of
-range are refused with one line. An arm of the study is data: two keys, `framework` and `alignment`."""
+range are refused with one line. An arm of the study is data: a few keys, above all `framework`, `alignment`."""
 
 from __future__ import annotations
 
