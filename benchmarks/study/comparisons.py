@@ -13,7 +13,7 @@ from benchmarks.study.arms import FRAMEWORKS, GROUPS, Arm
 from benchmarks.study.interval import LEVEL, POWER, find_interval, judge, measure_value
 from mcr_lib import paper
 
-MUCH_LESS = 0.8  # 'much less memory and time': the paper's public part names no number; we ask for a fifth less
+MUCH_LESS = 0.8  # 'much less memory and time': abstract and captions name no number; we ask for a fifth less
 NOT_MEASURED = "not measured here"
 RULE = (
     "Written before the runs. Each claim is one effect, its direction fixed in advance; a difference is judged "

@@ -10,7 +10,7 @@
 #
 # The paper is *Masked Contrastive Reconstruction for Cross-modal Medical Image-Report Retrieval* (MCR), [arXiv
 # 2312.15840](https://arxiv.org/abs/2312.15840). Its task: given a chest radiograph, find its report among many (and
-# the other way round). What of it is public, and what we had to choose ourselves, stands at the end of this notebook.
+# the other way round). What of it we could read, and what we chose ourselves, stands at the end of this notebook.
 # Nothing here is for clinical use.
 #
 # All notebooks begin with the same two cells: the parameters, and a cell that checks them.

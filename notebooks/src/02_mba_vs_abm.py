@@ -11,7 +11,7 @@
 # **How long.** Two models are trained, if no earlier notebook has; all else is short.
 #
 # MbA is the second idea of the paper ([arXiv 2312.15840](https://arxiv.org/abs/2312.15840), Fig. 2), which says that
-# it aligns images and reports better. The form of the map and of the aggregation is not public; ours stand in
+# it aligns images and reports better. How map and aggregation look we could not read; ours stand in
 # [00_start_here](00_start_here.ipynb). The aggregation is the mean unless a profile says otherwise: `demo` trains with
 # the maximum. To understand the order, we take the mean in sections 1 and 2 in any case, with the weights as trained.
 

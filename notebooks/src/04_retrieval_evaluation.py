@@ -10,7 +10,7 @@
 # **How long.** Short, when the earlier notebooks have trained; else as long as training the two models takes.
 #
 # Measured is the *test* split: patients from whom the model has seen nothing. The paper's body, and with it the
-# protocol behind its numbers, is not public ([00_start_here](00_start_here.ipynb)). So no number of ours can be put
+# protocol behind its numbers, we could not read ([00_start_here](00_start_here.ipynb)). So no number of ours can be put
 # beside one of theirs, and this notebook shows what one would have to know to do so.
 
 # %% tags=["parameters"]
