@@ -14,9 +14,7 @@ from benchmarks.study import comparisons, text_scores
 from benchmarks.study.arms import ARMS
 from data_prep.folder import write_json
 from mcr_lib.engine.provenance import provenance
-from mcr_lib.engine.run_folder import RunError
-
-VOCABULARY = ("vocab_size", "special_token_ids", "mask_token_id")  # what the data decide
+from mcr_lib.engine.run_folder import VOCABULARY, RunError
 
 
 def flatten_config(config: dict) -> dict:
