@@ -6,7 +6,7 @@ Not a loader: pixels reach training through `pack.py`. Each source has its own m
     images/            8-bit grayscale, aspect ratio kept
     funnel.json        count after each step
     quarantine.csv     what was left out: path, reason
-    dataset.json       name, licence, synthetic, text policy, counts, provenance, SHA-256
+    dataset.json       name, licence, synthetic, text policy, counts, provenance, SHA-256; and that of manifest.parquet
 
 The SHA-256 is over the rows in order of pair_id and each image's size in bytes. It notices a changed text,
 split or label and a missing, truncated or re-encoded image, without reading 377,110 files again.
@@ -14,15 +14,23 @@ split or label and a missing, truncated or re-encoded image, without reading 377
 
 import hashlib
 import json
-import os
-import secrets
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+from pydantic import BaseModel
 
-from .errors import KitError
+from .errors import DataError
+from .own_files import (  # noqa: F401 (part of this module for who writes or reads a data set)
+    DamagedFile,
+    atomic,
+    file_sha256,
+    locked,
+    read_json,
+    read_model,
+    read_parquet,
+    write_json,
+)
 
 COLUMNS = [
     "pair_id",
@@ -38,72 +46,19 @@ COLUMNS = [
 ]
 SPLITS = ("train", "validate", "test")
 VIEWS = ("frontal", "lateral", "unknown")
+AGAIN = "run the same data_prep command again"
 
 
-class DataError(KitError):
-    """Input or output that stops the work. The message is one line: what, where, what to do."""
+class About(BaseModel):
+    """What every dataset.json says."""
 
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def atomic(path: Path):
-    """A temporary path beside `path`: renamed to it if the block succeeds, removed if it does not."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def locked(path: Path, wait: bool = True):
-    """One process at a time, on this machine or a shared disk; the lock ends with its process.
-
-    Yields whether it is ours: always, unless another process holds it and we do not `wait`.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock: there, start one process at a time
-        yield True
-        return
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-def write_json(path: Path, content: dict) -> None:
-    """`content` as readable JSON, atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text(
-            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-
-
-def read_json(path: Path) -> dict:
-    """The JSON object in `path`; a broken file is named."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is not valid JSON ({error}): make the folder again") from error
+    name: str
+    licence: str
+    synthetic: bool
+    text_policy: str
+    sha256: str
+    source: dict = {}
+    manifest_sha256: str | None = None  # folders of earlier versions have none
 
 
 def start(out: Path, source: dict, may_change: str = "") -> None:
@@ -120,7 +75,7 @@ def start(out: Path, source: dict, may_change: str = "") -> None:
     if is_new:
         _check_empty(out, begun.name)
     else:
-        earlier = read_json(begun) if begun.exists() else read_json(finished)["source"]
+        earlier = read_json(begun) if begun.exists() else read_about(out).source
         _check_settings(out, earlier, settings, may_change)
     out.mkdir(parents=True, exist_ok=True)
     if is_new:
@@ -188,9 +143,9 @@ def finish(
         "source": source,
     }
     write_json(out / "funnel.json", funnel)
-    write_json(out / "dataset.json", about)
     with atomic(out / "manifest.parquet") as temporary:
         table.to_parquet(temporary, index=False)
+        write_json(out / "dataset.json", about | {"manifest_sha256": file_sha256(temporary)})
     (out / "building.json").unlink(missing_ok=True)
     print(funnel_text(funnel))
     if quarantine:
@@ -217,21 +172,37 @@ def read(folder) -> pd.DataFrame:
             if unfinished
             else f"{folder} has no manifest.parquet: make a data set folder with python -m data_prep"
         )
-    try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} is not readable Parquet ({error}): make the folder again"
-        ) from error
+    table = read_parquet(path, AGAIN, trusted=_is_as_written(path))
     _check_columns(table, folder)
+    for column in COLUMNS:
+        if table[column].isna().any() or not pd.api.types.is_string_dtype(table[column]):
+            raise DamagedFile(f"{path} holds other things than text in {column}: {AGAIN}")
     _check_rows(table, folder)
     return table
 
 
+def read_about(folder) -> About:
+    """What dataset.json says of a finished data set folder."""
+    return read_model(Path(folder) / "dataset.json", About, AGAIN)
+
+
+def _is_as_written(manifest: Path) -> bool:
+    """Whether the manifest is, byte by byte, the one that dataset.json was written with."""
+    if not manifest.with_name("dataset.json").exists():
+        return False
+    return read_about(manifest.parent).manifest_sha256 == file_sha256(manifest)
+
+
 def describe_data(folder) -> dict:
-    """Name, whether it is synthetic, text policy and SHA-256 of a finished data set folder."""
-    about = read_json(Path(folder) / "dataset.json")
-    return {key: about[key] for key in ("name", "synthetic", "text_policy", "sha256")}
+    """Name, whether it is synthetic, text policy and SHA-256 of a finished data set folder.
+
+    Where the manifest was changed by hand, the SHA-256 is that of what is there now.
+    """
+    path, about = Path(folder) / "manifest.parquet", read_about(folder)
+    described = {key: getattr(about, key) for key in ("name", "synthetic", "text_policy", "sha256")}
+    if about.manifest_sha256 and path.exists() and not _is_as_written(path):
+        described["sha256"] = content_sha256(path.parent, read(folder))
+    return described
 
 
 def counts(table: pd.DataFrame) -> dict:

@@ -98,7 +98,7 @@ def describe(directory: Path, size: int) -> dict:
     return {
         "rows": len(pair_ids),
         "size": size,
-        "dataset_sha256": folder.read_json(directory / "dataset.json")["sha256"],
+        "dataset_sha256": folder.read_about(directory).sha256,
         "order_sha256": hashlib.sha256("\n".join(pair_ids).encode()).hexdigest(),
     }
 

@@ -196,7 +196,8 @@ def _write_big_folder(data: Path, n: int, size: int) -> None:
     data.mkdir()
     table = pd.DataFrame(columns)[folder.COLUMNS]
     table.to_parquet(data / "manifest.parquet", index=False)
-    folder.write_json(data / "dataset.json", {"sha256": f"benchmark {n}"})
+    about = {"name": "noise", "licence": "none", "synthetic": True, "text_policy": "none"}
+    folder.write_json(data / "dataset.json", about | {"sha256": f"benchmark {n}"})
     store = data / "store"
     store.mkdir()
     shape = (n, size, size)

@@ -175,7 +175,7 @@ def _is_complete(out: Path, source: dict, studies: int) -> bool:
     if not (out / "manifest.parquet").exists() or not (out / "boxes.parquet").exists():
         return False
     return (
-        folder.read_json(out / "dataset.json")["source"] == source
+        folder.read_about(out).source == source
         and not (out / "building.json").exists()
         and all((out / "images" / f"ph{index:06d}.png").exists() for index in range(studies))
     )

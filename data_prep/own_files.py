@@ -1,0 +1,301 @@
+"""Files of our own: written whole or not at all, and read back checked, whatever has become of them meanwhile.
+
+Every file that the kit writes and reads again goes through here: JSON, YAML and logs are read with a limit on size and
+nesting and validated by pydantic; what only a library can open (Parquet, arrays, tokenizers) is compared with the
+SHA-256 noted when it was written, before the library sees a byte of it. Not here: what is in which file.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from .errors import DataError
+
+LIMIT = 2**30  # bytes of a text file of ours, at most; a study's results take 30 MB
+Model = TypeVar("Model", bound=BaseModel)
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock: there, start one process at a time
+    fcntl = None
+
+
+class DamagedFile(DataError):
+    """A file of ours that is not as it was written: which, what is wrong, what to do."""
+
+
+# ------------------------------------------------------------------------------------------------------- writing
+
+
+@contextmanager
+def atomic(path: Path):
+    """A temporary path beside `path`: renamed to it if the block succeeds, removed if it does not.
+
+    It has one name, held by a lock: what a killed process left is taken over by the next one that writes the same
+    file, and of two at once the second waits. A full disk is reported under the name of the file.
+    """
+    temporary = path.with_name(f".{path.name}.tmp") if fcntl else _unused_name(path)
+    with _reporting(path), _own_temporary(temporary):
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except BaseException:  # not `finally`: once it is renamed the name may be another's
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _unused_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def _own_temporary(path: Path):
+    """Hold the lock of the file at `path`, which is made and empty."""
+    if not fcntl:
+        yield
+        return
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if _is_at(handle, path):  # else the one before us has renamed it meanwhile
+                os.ftruncate(handle, 0)
+                yield
+                return
+        finally:
+            os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _reporting(path: Path):
+    """An OSError in the block names `path` where the system named nothing or what is written beside it."""
+    try:
+        yield
+    except OSError as error:
+        number = error.errno or (errno.ENOSPC if "No space left" in str(error) else None)
+        beside = str(path.with_name(f".{path.name}."))
+        if number is None or not str(error.filename or beside).startswith(beside):
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+@contextmanager
+def atomic_folder(path: Path):
+    """A new folder beside `path`: it takes the place of `path`, as a whole, if the block succeeds.
+
+    Files and names are brought to the disk first. What a killed process left beside is removed.
+    """
+    beside, replaced = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    try:
+        for left_over in (beside, replaced):
+            shutil.rmtree(left_over, ignore_errors=True)
+        with _reporting(path):
+            beside.mkdir(parents=True)
+            yield beside
+            for file in [*beside.iterdir(), beside]:
+                sync(file)
+            if path.exists():
+                path.rename(replaced)
+            beside.rename(path)
+            sync(path.parent)
+    finally:
+        for left_over in (beside, replaced):
+            shutil.rmtree(left_over, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True):
+    """One process at a time, on this machine or a shared disk; the lock ends with its process.
+
+    Yields whether it is ours: always, unless another process holds it and we do not `wait`.
+    """
+    if not fcntl:
+        yield True
+        return
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`content` as readable JSON, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+
+
+def append_line(path: Path, record: dict) -> None:
+    """One more line of a log, JSON; what is cut short by a kill is what `read_log` passes over."""
+    with _reporting(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+
+def read_json(path: Path, advice: str = "make the folder again") -> dict:
+    """The JSON object in `path`. Raises DamagedFile in one line that ends with the advice."""
+    return _object(path, _parse_json(path, read_text(path, advice), advice), advice)
+
+
+def read_model(path: Path, model: type[Model], advice: str) -> Model:
+    """The JSON object in `path` as a pydantic model. Raises DamagedFile as `read_json` does."""
+    return validated(path, read_json(path, advice), model, advice)
+
+
+def read_yaml(path: Path, advice: str) -> dict:
+    """The YAML mapping in `path`. Raises DamagedFile as `read_json` does."""
+    try:
+        content = parse_yaml(read_text(path, advice))
+    except ValueError as error:
+        raise DamagedFile(f"{path} is not valid YAML ({_short(error)}): {advice}") from None
+    return _object(path, content, advice)
+
+
+def parse_yaml(text: str) -> Any:
+    """A YAML text without aliases, which a few bytes can make of any size. ValueError for anything else."""
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("aliases are not read")
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except (yaml.YAMLError, OverflowError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(_short(error)) from None
+
+
+def read_log(path: Path, record: type[Model], advice: str) -> list[dict]:
+    """The records of a log, each of the shape of `record` at least. A last line that a kill or a full disk cut short
+    is passed over; any other that is damaged is a DamagedFile."""
+    if not path.exists():
+        return []
+    *whole, _ = read_text(path, advice).split("\n")  # nothing follows the last newline
+    records = []
+    for number, line in enumerate(whole, start=1):
+        where = f"{path} line {number}"
+        content = _object(where, _parse_json(where, line, advice), advice)
+        validated(where, content, record, advice)
+        records.append(content)
+    return records
+
+
+def read_parquet(path: Path, advice: str, trusted: bool) -> pd.DataFrame:
+    """The table in `path`. What is not `trusted` to be as we wrote it is first read by a process of its own: damaged
+    bytes can end Arrow's readers by a signal. Raises DamagedFile."""
+    if not trusted:
+        code = "import sys, pandas; pandas.read_parquet(sys.argv[1])"
+        tried = subprocess.run([sys.executable, "-I", "-c", code, str(path)], capture_output=True)
+        if tried.returncode < 0:
+            how = f"its reader ends by signal {-tried.returncode}"
+            raise DamagedFile(f"{path} is not readable Parquet ({how}): {advice}")
+    try:
+        return pd.read_parquet(path)
+    except Exception as error:  # Arrow has many kinds
+        raise DamagedFile(f"{path} is not readable Parquet ({_short(error)}): {advice}") from None
+
+
+def read_text(path: Path, advice: str) -> str:
+    """The UTF-8 text in `path`, which is a file of at most LIMIT bytes. Raises DamagedFile."""
+    try:
+        if not path.is_file():
+            raise DamagedFile(f"{path} is {'not a file' if path.exists() else 'missing'}: {advice}")
+        if path.stat().st_size > LIMIT:
+            raise DamagedFile(f"{path} is larger than any file of ours: {advice}")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedFile(f"{path} is not UTF-8 text (byte {error.start}): {advice}") from None
+    except OSError as error:
+        raise DamagedFile(f"{path} cannot be read ({error.strerror}): {advice}") from None
+
+
+def validated(where, content: Any, shape, advice: str):
+    """`content` as the pydantic model or type `shape`; DamagedFile names the first entry that does not fit."""
+    try:
+        return TypeAdapter(shape).validate_python(content)
+    except ValidationError as error:
+        raise DamagedFile(f"{where}: {first_fault(error)}: {advice}") from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that pydantic finds wrong, in one short line: which entry, what is wrong, what was there."""
+    first = error.errors()[0]
+    entry = ".".join(str(part) for part in first["loc"]) or "content"
+    got = first.get("input")
+    shown = "" if isinstance(got, dict | list) or got is None else f", got {_short(repr(got))}"
+    return f"{entry}: {first['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _parse_json(where, text: str, advice: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{where} is not valid JSON ({_short(error)}): {advice}") from None
+
+
+def _object(where, content: Any, advice: str) -> dict:
+    if not isinstance(content, dict):
+        raise DamagedFile(f"{where} holds no entries, but {type(content).__name__}: {advice}")
+    return content
+
+
+def _short(reason) -> str:
+    """In one line, and not the whole file."""
+    text = " ".join(str(reason).split())
+    return text if len(text) <= 200 else f"{text[:197]}…"
+
+
+# -------------------------------------------------------------------------------------------------- fingerprints
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in a folder, by name: kept elsewhere, and compared before the files are opened again."""
+    return {file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
+
+
+def check_fingerprints(folder: Path, expected: dict[str, str], advice: str) -> None:
+    """Raise DamagedFile if a file of `expected` is missing or other bytes than it was."""
+    for name, sha256 in expected.items():
+        path = folder / Path(name).name
+        if not path.is_file():
+            raise DamagedFile(f"{path} is missing: {advice}")
+        if file_sha256(path) != sha256:
+            raise DamagedFile(f"{path} is not as it was written (SHA-256): {advice}")
