@@ -146,6 +146,19 @@ def table(
             "--column image=path --column patient_id=subject.",
         ),
     ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A column of the table that the manifest keeps."),
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Of a text that is not UTF-8: cp1252, gb18030 …")
+    ] = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="The table is a delta: pairs not in it stay.")
+    ] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Take out pairs not in the table, however many.")
+    ] = False,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "own data",
     licence: Annotated[str, typer.Option(help="Licence of the data set.")] = "not stated",
     size: Size = 512,
@@ -161,6 +174,10 @@ def table(
         out,
         images_root or table.parent,
         column or [],
+        keep=keep or [],
+        encoding=encoding,
+        append=append,
+        remove=remove,
         name=name,
         licence=licence,
         size=size,
@@ -186,10 +203,10 @@ def pack(
     size: Annotated[int, typer.Option(min=16, help="Side of the square images.")] = 512,
     processes: Processes = None,
 ) -> None:
-    """Derive the packed image store from a data set folder."""
+    """Derive the packed image store from a data set folder; of one that is there, check and repair every row."""
     from .pack import pack as pack_directory
 
-    print(pack_directory(directory, size, processes))
+    print(pack_directory(directory, size, processes, thorough=True))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,6 +4,7 @@ Not a loader: pixels reach training through `pack.py`. Each source has its own m
 
     manifest.parquet   one row per image–report pair (COLUMNS), sorted by pair_id; written last
     images/            8-bit grayscale, aspect ratio kept
+    writing.json       while a table's images are written: which files in images/ are ours (written.py)
     funnel.json        count after each step
     quarantine.csv     what was left out: path, reason
     dataset.json       name, licence, synthetic, text policy, counts, provenance, SHA-256; and that of manifest.parquet
@@ -31,6 +32,7 @@ from .own_files import (  # noqa: F401 (part of this module for who writes or re
     read_parquet,
     write_json,
 )
+from .written import remove_leftovers
 
 COLUMNS = [
     "pair_id",
@@ -44,6 +46,10 @@ COLUMNS = [
     "labels",
     "split",
 ]
+KEPT = [
+    "picture",
+    "source_path",
+]  # a fingerprint of what is shown, and whence: of all but the phantom
 SPLITS = ("train", "validate", "test")
 VIEWS = ("frontal", "lateral", "unknown")
 AGAIN = "run the same data_prep command again"
@@ -61,16 +67,18 @@ class About(BaseModel):
     manifest_sha256: str | None = None  # folders of earlier versions have none
 
 
-def start(out: Path, source: dict, may_change: str = "") -> None:
-    """Begin or resume writing `out`.
+def start(out: Path, source: dict, may_change: tuple[str, ...] = ()) -> None:
+    """Begin or resume writing `out`; what killed runs have left there is removed.
 
     Refuses a folder that holds other things, or that was made with settings that differ in more than
-    the one that `may_change`.
+    what `may_change`.
     """
     out, settings = Path(out), json.loads(json.dumps(source))
     begun, finished = out / "building.json", out / "dataset.json"
     if out.exists() and not out.is_dir():
         raise DataError(f"--out {out} is a file: give a folder")
+    if (out / "images").is_symlink():
+        raise DataError(f"{out / 'images'} is a link: make it a folder, or link {out} as a whole")
     is_new = not begun.exists() and not finished.exists()
     if is_new:
         _check_empty(out, begun.name)
@@ -81,6 +89,7 @@ def start(out: Path, source: dict, may_change: str = "") -> None:
     if is_new:
         write_json(begun, settings)  # before images/: a shard that starts a moment later finds it
     (out / "images").mkdir(exist_ok=True)
+    remove_leftovers(out)
 
 
 def _check_empty(out: Path, begun: str) -> None:
@@ -90,9 +99,9 @@ def _check_empty(out: Path, begun: str) -> None:
         raise DataError(f"{out} holds other files: choose an empty or new folder for --out")
 
 
-def _check_settings(out: Path, earlier: dict, settings: dict, may_change: str) -> None:
+def _check_settings(out: Path, earlier: dict, settings: dict, may_change: tuple[str, ...]) -> None:
     changed = []
-    for key in sorted({*earlier, *settings} - {may_change}):
+    for key in sorted({*earlier, *settings} - {*may_change}):
         before, now = earlier.get(key), settings.get(key)
         if before != now:
             changed.append(f"{key}: {before!r} → {now!r}")
@@ -114,22 +123,24 @@ def finish(
     synthetic: bool,
     text_policy: str,
     source: dict,
+    notes: dict[str, int] | None = None,
+    extra: list[str] | None = None,
 ) -> None:
     """Check the rows, write everything beside images/ (the manifest last) and print the funnel.
 
-    rows: with COLUMNS; funnel: step → count; quarantine: path, reason; source: how the folder was
-    made, kept in dataset.json.
+    rows: with COLUMNS and those named in `extra`; funnel: step → count; quarantine: path, reason; source: how the
+    folder was made, kept in dataset.json; notes: what else to say → how often.
     """
-    out = Path(out)
+    out, quarantine, columns = Path(out), _printable(quarantine), COLUMNS + (extra or [])
     with atomic(out / "quarantine.csv") as temporary:
-        pd.DataFrame(sorted(quarantine), columns=["path", "reason"]).to_csv(temporary, index=False)
+        pd.DataFrame(quarantine, columns=["path", "reason"]).to_csv(temporary, index=False)
     if len(rows) == 0:
         raise DataError(
             f"no image–report pair is left for {out} {_why_empty(out, funnel, quarantine)}"
         )
     table = pd.DataFrame(rows)
     _check_columns(table, out)
-    table = table[COLUMNS].fillna("").astype(str).sort_values("pair_id", ignore_index=True)
+    table = table[columns].fillna("").astype(str).sort_values("pair_id", ignore_index=True)
     _check_rows(table, out)
     left_out = count_reasons(quarantine)
     about = {
@@ -140,6 +151,7 @@ def finish(
         "sha256": content_sha256(out, table),
         "counts": counts(table),
         "left_out": left_out,
+        "notes": notes or {},
         "source": source,
     }
     write_json(out / "funnel.json", funnel)
@@ -148,9 +160,20 @@ def finish(
         write_json(out / "dataset.json", about | {"manifest_sha256": file_sha256(temporary)})
     (out / "building.json").unlink(missing_ok=True)
     print(funnel_text(funnel))
+    for note, count in (notes or {}).items():
+        print(f"{count:>9,}  {note}")
     if quarantine:
         print(f"left out, each named in {out / 'quarantine.csv'}:")
         print("\n".join(f"{count:>9,}  {reason}" for reason, count in left_out.items()))
+
+
+def _printable(quarantine: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """In order, and names whose bytes are no UTF-8 with these as \\xNN."""
+
+    def shown(text: str) -> str:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+    return sorted((shown(path), shown(reason)) for path, reason in quarantine)
 
 
 def _why_empty(out: Path, funnel: dict[str, int], quarantine: list[tuple[str, str]]) -> str:
@@ -203,6 +226,14 @@ def describe_data(folder) -> dict:
     if about.manifest_sha256 and path.exists() and not _is_as_written(path):
         described["sha256"] = content_sha256(path.parent, read(folder))
     return described
+
+
+def crossing_pictures(table: pd.DataFrame) -> list[str]:
+    """Pairs whose picture stands in more than one split."""
+    if "picture" not in table:
+        return []
+    splits = table.groupby("picture").split.transform("nunique")
+    return sorted(table.pair_id[splits > 1])
 
 
 def counts(table: pd.DataFrame) -> dict:
@@ -269,6 +300,8 @@ def _check_rows(table: pd.DataFrame, where) -> None:
         f"a split that is none of {SPLITS}": table.pair_id[~table.split.isin(SPLITS)],
         f"a view that is none of {VIEWS}": table.pair_id[~table["view"].isin(VIEWS)],
         "a patient in two splits": pd.Series(crossing, dtype=str),
+        "a picture in two splits": pd.Series(crossing_pictures(table), dtype=str),
+        "an image outside images/": table.pair_id[~table.image_path.map(_is_inside)],
     }
     for fault, found in faults.items():
         if len(found):
@@ -276,3 +309,9 @@ def _check_rows(table: pd.DataFrame, where) -> None:
                 f"the manifest of {where} has {fault} ({len(found)} times, first: "
                 f"{found.iloc[0]}): correct the source and make it again"
             )
+
+
+def _is_inside(image_path: str) -> bool:
+    """Whether a path of the manifest stays within the folder, by its words."""
+    parts = Path(image_path).parts
+    return parts[:1] == ("images",) and ".." not in parts

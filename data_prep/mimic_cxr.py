@@ -12,23 +12,24 @@ patient, for job arrays; whichever shard finds all n parts done puts them togeth
 """
 
 import re
-import zipfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
-from . import folder, images, sections
+from . import folder, images, patients, sections
 from .folder import DataError
 from .machine import progress
+from .mimic_reports import Reports
 from .pack import pack
-from .sources import Funnel, add_reports, keep_text, read_table, view_name
+from .sources import Funnel, add_reports, clean, keep_text, read_table
+from .views import view_name
 
 LICENCE = "PhysioNet Credentialed Health Data License 1.5.0: not to be redistributed"
 JPG = "it comes with MIMIC-CXR-JPG on PhysioNet (credentialed)"
-TEXT = "mimic-cxr-reports.zip comes with MIMIC-CXR on PhysioNet (credentialed)"
 KEYS = ["dicom_id", "study_id", "subject_id"]
+IDS = {"subject_id": r"\d+", "study_id": r"\d+", "dicom_id": r"\w[\w.-]{0,100}"}
 VIEW_DESCRIPTIONS = ("ViewCodeSequence_CodeMeaning", "PerformedProcedureStepDescription")
 
 
@@ -46,7 +47,8 @@ def prepare_mimic_cxr(
     processes: int | None,
 ) -> None:
     """Make the data set folder `out`, or one part of it (see `python -m data_prep mimic-cxr --help`)."""
-    table, labels = read_images(jpg_root)
+    faulty: list[tuple[str, str]] = []
+    table, labels = read_images(jpg_root, faulty)
     reports = Reports(reports_root)
     sectioned = read_sections(sections_csv) if sections_csv else None
     source = {
@@ -61,15 +63,20 @@ def prepare_mimic_cxr(
 
     def prepare_part(i: int, n: int) -> tuple[pd.DataFrame, Funnel]:
         funnel = Funnel()
-        patients = patients_of(table, reports, i, n)
-        rows = table[table.subject_id.isin(patients)]
-        rows = select_rows(rows, patients, reports, views, funnel)
-        rows = keep_text(add_texts(rows, reports, sectioned, text_policy), text_policy, funnel)
+        funnel.quarantine += faulty if i == 1 else []  # of no patient, so named once
+        patients_here = patients_of(table, reports, i, n)
+        rows = table[table.subject_id.isin(patients_here)]
+        rows = select_rows(rows, patients_here, reports, views, funnel)
+        rows = add_texts(rows, reports, sectioned, text_policy, funnel)
+        rows = keep_text(rows, text_policy, funnel)
         rows = rows.assign(
             labels=[labels.get(study, "") for study in rows.study_id],
             file=str(jpg_root) + "/" + rows.origin,
+            source_path=rows.origin,
         )
-        return images.store_all(rows, out, size, processes, funnel)[folder.COLUMNS], funnel
+        rows = images.store_all(rows, out, size, processes, funnel)
+        rows = patients.add_pictures(rows, out, processes)
+        return rows[[*folder.COLUMNS, *folder.KEPT, "origin"]], funnel
 
     made = prepare_shard(out, *shard, prepare_part) if shard else prepare_part(1, 1)
     if made is None:
@@ -81,6 +88,8 @@ def prepare_mimic_cxr(
 
 
 def _finish(out: Path, rows: pd.DataFrame, funnel: Funnel, text_policy: str, source: dict) -> None:
+    rows = patients.keep_shown_patients(rows, funnel)
+    rows = patients.keep_one_split(rows, funnel)  # the official split is given
     with folder.locked(out / ".lock"):  # the last two shards may end at the same time
         folder.finish(
             out,
@@ -92,10 +101,12 @@ def _finish(out: Path, rows: pd.DataFrame, funnel: Funnel, text_policy: str, sou
             synthetic=False,
             text_policy=text_policy,
             source=source,
+            notes=funnel.notes,
+            extra=folder.KEPT,
         )
 
 
-def patients_of(table: pd.DataFrame, reports: "Reports", i: int, n: int) -> set[str]:
+def patients_of(table: pd.DataFrame, reports: Reports, i: int, n: int) -> set[str]:
     """Each n-th patient of all that have an image or a report, from the i-th on."""
     everyone = {*table.subject_id, *(subject for subject, _ in reports.names)}
     return set(sorted(everyone)[i - 1 :: n])
@@ -114,7 +125,7 @@ def prepare_shard(
 
 
 def select_rows(
-    table: pd.DataFrame, patients: set[str], reports: "Reports", views: str, funnel: Funnel
+    table: pd.DataFrame, patients: set[str], reports: Reports, views: str, funnel: Funnel
 ) -> pd.DataFrame:
     """The images of these patients that have a wanted view and a report file."""
     studies = set(zip(table.subject_id, table.study_id, strict=True))
@@ -139,16 +150,23 @@ def select_rows(
 
 
 def add_texts(
-    table: pd.DataFrame, reports: "Reports", sectioned: dict | None, text_policy: str
+    table: pd.DataFrame, reports: Reports, sectioned: dict | None, text_policy: str, funnel: Funnel
 ) -> pd.DataFrame:
-    """The table with findings, impression and report; each study is read once."""
+    """The table with findings, impression and report; each study is read once, one that cannot be is left out."""
     keys = table[["subject_id", "study_id"]].drop_duplicates()
-    texts = {}
+    texts, why_not = {}, {}
     for subject, study in progress(keys.itertuples(index=False), desc="reports", total=len(keys)):
-        if sectioned is None:
+        texts[study] = sections.Sections("", "")
+        if sectioned is not None:
+            texts[study] = sectioned.get(study, texts[study])
+            continue
+        try:
             texts[study] = sections.parse(reports.text(subject, study))
-        else:
-            texts[study] = sectioned.get(study, sections.Sections("", ""))
+        except DataError as error:
+            why_not[study] = f"report not readable: {error}"
+    if why_not:
+        reason = table.study_id.map(why_not)
+        table = funnel.keep(table, reason.isna(), "with a readable report", reason)
     own = [texts[study] for study in table.study_id]
     table = table.assign(
         findings=[text.findings for text in own], impression=[text.impression for text in own]
@@ -168,19 +186,24 @@ def gather(parts: Path, n: int) -> tuple[pd.DataFrame, Funnel] | None:
         part = folder.read_json(path)
         rows.append(pd.DataFrame(part["rows"], dtype=object))
         funnel.quarantine += map(tuple, part["quarantine"])
+        funnel.notes.update(part["notes"])
         for step, count in part["steps"].items():
             funnel.steps[step] = funnel.steps.get(step, 0) + count
     return pd.concat(rows, ignore_index=True), funnel
 
 
-def read_images(jpg_root: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+def read_images(
+    jpg_root: Path, quarantine: list[tuple[str, str]]
+) -> tuple[pd.DataFrame, dict[str, str]]:
     """One row per image (ids, split, view) in the split table, and the labels of each study."""
     if not (jpg_root / "files").is_dir():
         raise DataError(
             f"{jpg_root} has no folder files/: give the root of MIMIC-CXR-JPG to --jpg-root"
         )
-    split = read_table(table_path(jpg_root, "split"), [*KEYS, "split"], JPG)
-    metadata = read_table(table_path(jpg_root, "metadata"), ["dicom_id", "ViewPosition"], JPG)
+    split = read_table(table_path(jpg_root, "split"), [*KEYS, "split"], JPG, quarantine)
+    split = _check_ids(split, quarantine)
+    columns = ["dicom_id", "ViewPosition"]
+    metadata = read_table(table_path(jpg_root, "metadata"), columns, JPG, quarantine)
     descriptions = [metadata[column] for column in VIEW_DESCRIPTIONS if column in metadata.columns]
     views = map(view_of, metadata.ViewPosition, *descriptions)
     known = dict(zip(metadata.dicom_id, views, strict=True))
@@ -193,6 +216,19 @@ def read_images(jpg_root: Path) -> tuple[pd.DataFrame, dict[str, str]]:
             return table, read_labels(path)
     print("neither the chexpert nor the negbio table is there: labels stay empty")
     return table, {}
+
+
+def _check_ids(split: pd.DataFrame, quarantine: list[tuple[str, str]]) -> pd.DataFrame:
+    """The rows whose ids can stand in a path: digits, and a file name that leads nowhere else."""
+    for column in ("subject_id", "study_id"):
+        split = split.assign(**{column: split[column].map(patients.normal_id)})
+    is_good = pd.Series(True, split.index)
+    for column, pattern in IDS.items():
+        is_good &= split[column].str.fullmatch(pattern, flags=re.ASCII).astype(bool)
+    is_good &= ~split.dicom_id.duplicated()
+    for dicom_id in split.dicom_id[~is_good]:
+        quarantine.append((dicom_id, "an id that is none, or that stands there twice"))
+    return split[is_good]
 
 
 def table_path(jpg_root: Path, name: str) -> Path:
@@ -208,19 +244,16 @@ def view_of(position: str, *descriptions: str) -> tuple[str, str]:
     if position.strip():
         view = view_name(position)
         return view, f"view is unknown: {position}" if view == "unknown" else f"view is {view}"
-    for text in descriptions:
-        text = text.lower().replace("antero-posterior", "ap").replace("postero-anterior", "pa")
-        views = {view_name(word) for word in re.findall(r"\w+", text)} - {"unknown"}
-        if len(views) == 1:  # "CHEST (PA AND LAT)" names two, so it says nothing of this image
-            view = views.pop()
-            return view, f"view is {view}"
-    return "unknown", "view position missing"
+    views = [view_name(text) for text in descriptions]
+    view = next((view for view in views if view != "unknown"), "unknown")
+    return view, "view position missing" if view == "unknown" else f"view is {view}"
 
 
 def read_labels(path: Path) -> dict[str, str]:
     """Study → its positive (1.0) labels; "No Finding" is "normal", unless a label stands beside it."""
-    table = read_table(path, ["subject_id", "study_id"], JPG).drop_duplicates("study_id")
-    findings = table.set_index("study_id").drop(columns="subject_id")
+    table = read_table(path, ["subject_id", "study_id"], JPG)
+    table = table.assign(study_id=table.study_id.map(patients.normal_id))
+    findings = table.drop_duplicates("study_id").set_index("study_id").drop(columns="subject_id")
     positive = findings.isin(["1", "1.0"])
     joined = pd.Series("", index=findings.index, dtype=object)
     for column in findings.columns.drop("No Finding", errors="ignore"):
@@ -237,53 +270,8 @@ def read_sections(path: Path) -> dict[str, sections.Sections]:
     columns = ["study", "impression", "findings", "last_paragraph"]
     texts = {}
     for row in read_table(path, columns, origin).itertuples():
-        findings, impression = row.findings, row.impression
+        findings, impression = clean(row.findings), clean(row.impression)
         if not findings and not impression:
-            findings = row.last_paragraph
-        cleaned = sections.Sections(sections.clean(findings), sections.clean(impression))
-        texts[row.study.removeprefix("s")] = cleaned
+            findings = clean(row.last_paragraph)
+        texts[row.study.removeprefix("s")] = sections.Sections(findings, impression)
     return texts
-
-
-class Reports:
-    """The report files, in a folder or in the zip they are downloaded as; `names`: (subject, study) → place."""
-
-    def __init__(self, root: Path) -> None:
-        place = _find_reports(root)
-        self.archive = _open_zip(place) if place.is_file() else None
-        found = self.archive.namelist() if self.archive else (place / "files").rglob("s*.txt")
-        self.names: dict[tuple[str, str], str] = {}
-        for name in map(str, found):
-            match = re.search(r"p(\d+)/s(\d+)\.txt$", name)
-            if match:
-                self.names[match[1], match[2]] = name
-        if not self.names:
-            raise DataError(f"no report like files/p10/p10000032/s50414267.txt in {place}; {TEXT}")
-
-    def text(self, subject: str, study: str) -> str:
-        """One report's text; `DataError` if it cannot be read."""
-        name = self.names[subject, study]
-        try:
-            data = self.archive.read(name) if self.archive else Path(name).read_bytes()
-        except (OSError, zipfile.BadZipFile, zipfile.zlib.error) as error:
-            raise DataError(f"{name} is not readable ({error})") from error
-        return data.decode("utf-8", errors="replace")
-
-
-def _find_reports(root: Path) -> Path:
-    """The folder that holds files/, or the zip."""
-    for place in (root, root / "mimic-cxr-reports", root / "mimic-cxr-reports.zip"):
-        if (place / "files").is_dir() or place.is_file():
-            return place
-    raise DataError(
-        f"{root} has neither files/ nor mimic-cxr-reports.zip: give --reports-root; {TEXT}"
-    )
-
-
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path} is not a readable zip ({error}): download it again; {TEXT}"
-        ) from error

@@ -14,9 +14,10 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from . import folder, images
+from . import folder, images, patients, written
 from .folder import DataError
-from .sources import Funnel, add_reports, keep_text, read_table, split_of, view_name
+from .sources import Funnel, add_reports, clean, keep_text, read_table, why_no_file
+from .views import view_name
 
 LICENCE = "CC BY-NC-ND 4.0"
 KAGGLE = "take it from the Kaggle copy"
@@ -63,7 +64,10 @@ LABELS = {  # label ← the MeSH headings (first part of the `major` term, lower
         "stents",
     ],
 }
-IMAGE_NAME = re.compile(r"(?:CXR)?(?:\d+_(?=\d+_IM))?(\d+)_(IM-.+)", re.IGNORECASE)
+IMAGE_NAME = re.compile(
+    r"(?:CXR)?(?:\d+_(?=\d+_IM))?0*(\d+)_(IM-[\w-]{1,100})", re.IGNORECASE | re.ASCII
+)
+XML_LIMIT = 10_000_000  # bytes; a report of Open-i has 10 kB
 
 
 def prepare_openi(
@@ -79,9 +83,10 @@ def prepare_openi(
 ) -> None:
     """Make the data set folder `out` (see `python -m data_prep openi --help`)."""
     funnel = Funnel()
-    studies = read_csv(reports) if reports.is_file() else read_xml(reports, funnel.quarantine)
+    read_studies = read_csv if reports.is_file() else read_xml
+    studies = read_studies(reports, funnel.quarantine)
     found = find_images(image_root, funnel.quarantine)
-    view_of = read_projections(projections) if projections else {}
+    view_of = read_projections(projections, funnel.quarantine) if projections else {}
     if not projections:
         print("no --projections table: every view is 'unknown'")
     source = {
@@ -98,18 +103,24 @@ def prepare_openi(
     if views == "frontal":
         reason = "view is " + table["view"]
         table = funnel.keep(table, table["view"] == "frontal", "frontal", reason)
-    table = images.store_all(table, out, size, processes, funnel)
-    folder.finish(
-        out,
-        table,
-        funnel=funnel.steps,
-        quarantine=funnel.quarantine,
-        name="Open-i (IU chest X-ray)",
-        licence=LICENCE,
-        synthetic=False,
-        text_policy=text_policy,
-        source=source,
-    )
+    with written.only_writer(out):
+        table = images.store_all(table, out, size, processes, funnel)
+        table = patients.add_pictures(table, out, processes)
+        table = patients.keep_shown_patients(table, funnel)
+        table = patients.split_by_patient(table, funnel)
+        folder.finish(
+            out,
+            table.assign(source_path=table.origin),
+            funnel=funnel.steps,
+            quarantine=funnel.quarantine,
+            name="Open-i (IU chest X-ray)",
+            licence=LICENCE,
+            synthetic=False,
+            text_policy=text_policy,
+            source=source,
+            notes=funnel.notes,
+            extra=folder.KEPT,
+        )
 
 
 def match(
@@ -154,7 +165,6 @@ def _row(image: str, uid: str, path: Path, view_of: dict[str, str]) -> dict:
         "uid": uid,
         "study_id": study,
         "patient_id": study,
-        "split": split_of(study),
         "view": view_of.get(image, "unknown"),
     }
 
@@ -170,9 +180,9 @@ def read_xml(root: Path, quarantine: list[tuple[str, str]]) -> dict[str, dict]:
     studies = {}
     for path in paths:
         try:
-            tree = ElementTree.parse(path)
-            uid = re.fullmatch(r"(?:CXR)?(\d+)", tree.find("uId").get("id")).group(1)
-        except (ElementTree.ParseError, AttributeError):
+            tree = _parse_xml(path)
+            uid = study_number(tree.find("uId").get("id"))
+        except (SyntaxError, LookupError, ValueError, OSError, AttributeError):
             quarantine.append((path.name, "not a readable Open-i report"))
             continue
         if uid in studies:
@@ -182,10 +192,25 @@ def read_xml(root: Path, quarantine: list[tuple[str, str]]) -> dict[str, dict]:
         studies[uid] = {
             "findings": _section(tree, "FINDINGS"),
             "impression": _section(tree, "IMPRESSION"),
-            "mesh": [clean(major.text) for major in tree.iter("major")],
+            "mesh": [" ".join((major.text or "").split()) for major in tree.iter("major")],
             "images": [name for name in names if name],
         }
     return studies
+
+
+def _parse_xml(path: Path) -> ElementTree.ElementTree:
+    """The report. Raises one of many errors for a pipe, a folder, a foreign encoding, a damaged file."""
+    if why_no_file(path) or path.stat().st_size > XML_LIMIT:
+        raise ValueError("not a file of a report's size")
+    return ElementTree.parse(path)
+
+
+def study_number(text: str) -> str:
+    """12 of CXR12, 12, 12.0 and 0012. Raises ValueError for anything else."""
+    match = re.fullmatch(r"(?:CXR)?0*(\d+)", patients.normal_id(text), re.IGNORECASE | re.ASCII)
+    if not match:
+        raise ValueError(f"{text!r} is no study of Open-i")
+    return match[1]
 
 
 def _section(tree: ElementTree.ElementTree, label: str) -> str:
@@ -194,15 +219,23 @@ def _section(tree: ElementTree.ElementTree, label: str) -> str:
     for part in tree.iter("AbstractText"):
         if (part.get("Label") or "").upper() == label:
             texts.append(clean("".join(part.itertext())))
-    return " ".join(texts).strip()
+    return " ".join(filter(None, texts))
 
 
-def read_csv(path: Path) -> dict[str, dict]:
-    """The studies in Kaggle's indiana_reports.csv, by number."""
+def read_csv(path: Path, quarantine: list[tuple[str, str]]) -> dict[str, dict]:
+    """The studies in Kaggle's indiana_reports.csv, by number; what is no study goes to `quarantine`."""
     columns = ["uid", "MeSH", "findings", "impression"]
     studies = {}
-    for row in read_table(path, columns, KAGGLE).itertuples():
-        studies[row.uid] = {
+    for row in read_table(path, columns, KAGGLE, quarantine).itertuples():
+        try:
+            uid = study_number(row.uid)
+        except ValueError:
+            quarantine.append((f"{path.name} uid {row.uid}", "no study number"))
+            continue
+        if uid in studies:
+            quarantine.append((f"{path.name} uid {row.uid}", f"a second report of CXR{uid}"))
+            continue
+        studies[uid] = {
             "findings": clean(row.findings),
             "impression": clean(row.impression),
             "mesh": row.MeSH.split(";"),
@@ -211,10 +244,10 @@ def read_csv(path: Path) -> dict[str, dict]:
     return studies
 
 
-def read_projections(path: Path) -> dict[str, str]:
+def read_projections(path: Path, quarantine: list[tuple[str, str]]) -> dict[str, str]:
     """Image → view, from Kaggle's indiana_projections.csv."""
     views = {}
-    for row in read_table(path, ["filename", "projection"], KAGGLE).itertuples():
+    for row in read_table(path, ["filename", "projection"], KAGGLE, quarantine).itertuples():
         key = image_key(row.filename)
         if key:
             views[key] = view_name(row.projection)
@@ -232,7 +265,10 @@ def find_images(root: Path, quarantine: list[tuple[str, str]]) -> dict[str, tupl
         if path.suffix.lower() not in images.SUFFIXES:
             continue
         key = image_key(path.name)
-        if key is None:
+        why_not = why_no_file(path)
+        if why_not:
+            quarantine.append((path.name, why_not))
+        elif key is None:
             quarantine.append((path.name, "not named as an Open-i image"))
         elif key in found:
             same = found[key][1].name
@@ -256,8 +292,3 @@ def labels_of(mesh: list[str]) -> str:
     """The MeSH terms' labels ("Opacity/lung/base/left" has the heading "Opacity"), '|'-joined."""
     headings = {term.split("/")[0].strip().lower() for term in mesh}
     return "|".join(label for label, giving in LABELS.items() if headings & set(giving))
-
-
-def clean(text: str | None) -> str:
-    """White space collapsed."""
-    return " ".join((text or "").split())

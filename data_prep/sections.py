@@ -16,6 +16,8 @@ import re
 from difflib import get_close_matches
 from typing import NamedTuple
 
+from .sources import clean
+
 FINDINGS, IMPRESSION, OTHER, ASIDE, BODY = "findings", "impression", "other", "aside", "body"
 NAMES = {  # header, lower case → what follows it
     "findings": FINDINGS,
@@ -119,10 +121,12 @@ def kind_of(name: str) -> str | None:
     return FINDINGS if "FINDINGS" in name or FILM.search(name) else None
 
 
-def clean(text: str) -> str:
-    """White space collapsed; "" if there is no letter in it."""
-    text = " ".join(text.split())
-    return text if re.search(r"[^\W_\d]", text) else ""
+def has_headings(text: str) -> bool:
+    """Whether a heading in the text says itself that findings or an impression follow."""
+    names = (match[match.lastgroup] for match in HEADER.finditer(text))
+    return any(
+        NAMES.get(" ".join(name.lower().split())) in (FINDINGS, IMPRESSION) for name in names
+    )
 
 
 def _joined(spans: list[tuple[str, str]], kind: str) -> str:

@@ -1,16 +1,17 @@
-"""What the sources have in common: reading their tables, the report's text, views, splits, and what was left out.
+"""What the sources share: reading their tables, words that mean nothing, the report's text, and what was left out.
 
-Not a source: openi.py, mimic_cxr.py and table.py are. Not here: how the folder is written (folder.py).
+Not a source: openi.py, mimic_cxr.py and table.py are. Not here: whose image it is (patients.py), what a view is called
+(views.py), how a table is read from its file (raw_table.py), how the folder is written (folder.py).
 """
 
-import hashlib
 import re
-import zlib
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
-from .folder import DataError
+from . import raw_table
+from .errors import DataError
 
 TEXT_POLICIES = (  # the first is the default
     "findings+impression",
@@ -19,16 +20,22 @@ TEXT_POLICIES = (  # the first is the default
     "impression",
     "longest",
 )
-LATERAL = {"LATERAL", "LL", "RL", "LAT", "SEITLICH", "SEITL"}
-FRONTAL = {"FRONTAL", "AP", "PA"}
+NOTHING = re.compile(  # how databases, R, Python and Excel write no value, and de-identification a lost word
+    r"(?<![\w\\#])(?:\\N|\#N/?A|\#NAME\?|\#VALUE!|\#REF!|\#DIV/0!|\#NUM!|\#NULL!|<NA>"
+    r"|null|nan|nat|none|nil|n/a|na|x{2,})(?!\w)",
+    re.IGNORECASE,
+)
+LETTER = re.compile(r"[^\W\d_]")
+LIST_ITEM = re.compile(r"""'([^']*)'|"([^"]*)"|([^\s,'"][^,'"]*)""")
 
 
 class Funnel:
-    """What is left after each step (`steps`), and what each step left out and why (`quarantine`)."""
+    """What is left after each step (`steps`), what each left out and why (`quarantine`), what else to say (`notes`)."""
 
     def __init__(self) -> None:
         self.steps: dict[str, int] = {}
         self.quarantine: list[tuple[str, str]] = []
+        self.notes: Counter[str] = Counter()
 
     def keep(self, table: pd.DataFrame, good: pd.Series, step: str, reason) -> pd.DataFrame:
         """The good rows; the others go to the quarantine by their `origin` with a reason.
@@ -41,38 +48,83 @@ class Funnel:
         return table[good]
 
 
-def read_table(path: Path, columns: list[str], origin: str) -> pd.DataFrame:
+def read_table(
+    path: Path,
+    columns: list[str],
+    origin: str,
+    quarantine: list[tuple[str, str]] | None = None,
+    encoding: str | None = None,
+) -> pd.DataFrame:
     """A CSV, TSV (also compressed) or Parquet table as strings ("" for nothing).
 
-    Raises DataError if it is not readable or lacks one of `columns`; `origin` says there where such
-    a table is to be had.
+    A row that is none goes to `quarantine` by its line. Raises DataError if the table is not readable or lacks one of
+    `columns`, the first of which is what its rows are known by; `origin` says there where such a table is to be had.
     """
-    try:
-        table = _read_parquet(path) if path.suffix == ".parquet" else _read_text_table(path)
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing: {origin}") from None
-    except UnicodeDecodeError:
-        how = f"save it as such, or iconv -f cp1252 -t utf-8 {path} > new.csv"
-        raise DataError(f"{path} is not UTF-8 text: {how}") from None
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"{path} is not a readable table ({error}): {origin}") from error
+    faulty: list[tuple[int, str]] = []
+    if path.suffix == ".parquet":
+        table = _read_parquet(path, origin)
+    else:
+        try:
+            raw = raw_table.read(path, columns, encoding)
+        except raw_table.UnknownEncoding as error:
+            how = f"save it as UTF-8, or name its encoding: {raw_table.ENCODINGS}"
+            raise DataError(f"{error}: {how}") from None
+        except DataError as error:
+            raise DataError(f"{error}: {origin}") from None
+        table, faulty = pd.DataFrame(raw.columns, dtype=object), raw.faulty
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise DataError(f"{path} lacks the column(s) {', '.join(missing)}: {origin}")
+    if faulty and quarantine is None:
+        line, reason = faulty[0]
+        raise DataError(f"{path} line {line}: {reason} ({len(faulty)} such rows): {origin}")
+    if faulty:
+        quarantine += [(f"{path.name} line {line}", reason) for line, reason in faulty]
+    if table.empty and not faulty:
+        raise DataError(f"{path} has a header and no rows: {origin}")
     return table
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
-    table = pd.read_parquet(path).convert_dtypes()  # a missing value must not turn 123 into 123.0
-    return table.astype(object).where(table.notna(), "").astype(str)
+def _read_parquet(path: Path, origin: str) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(path)
+        # a missing value must not turn 123 into 123.0
+        table = table.convert_dtypes()
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: {origin}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not a readable table ({error}): {origin}") from error
+    return table.astype(object).where(table.notna(), "").map(_as_text)
 
 
-def _read_text_table(path: Path) -> pd.DataFrame:
-    separator = "\t" if ".tsv" in path.suffixes else ","
-    header = list(pd.read_csv(path, nrows=0, sep=separator))
-    if len(header) == 1 and ";" in header[0]:  # as Excel writes where the comma is a decimal point
-        separator = ";"
-    return pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator)
+def _as_text(value) -> str:
+    """A value of a Parquet table; a list of them '|'-joined."""
+    items = value.tolist() if hasattr(value, "tolist") else value
+    return "|".join(map(str, items)) if isinstance(items, list | tuple) else str(items)
+
+
+def clean(text: str | None) -> str:
+    """White space collapsed; "" if nothing is left beside words that mean nothing, numbers and punctuation."""
+    text = " ".join((text or "").split())
+    return text if LETTER.search(NOTHING.sub("", text)) else ""
+
+
+def clean_name(text: str) -> str:
+    """An id, a label or a path: white space at its ends removed; "" for a word that means nothing."""
+    text = text.strip()
+    return text if re.search(r"[^\W_]", NOTHING.sub("", text)) else ""
+
+
+def clean_labels(text: str) -> str:
+    """Labels joined by '|', also where they are written as a list of Python's, JSON's or numpy's."""
+    text = text.strip()
+    bracketed = re.fullmatch(r"[\[({](.*)[\])}]", text, re.DOTALL)
+    if bracketed:
+        items = [next(filter(None, found), "") for found in LIST_ITEM.findall(bracketed[1])]
+    else:
+        items = text.split("|")
+    cleaned = [clean_name(part) for item in items for part in item.split("|")]
+    return "|".join(dict.fromkeys(filter(None, cleaned)))
 
 
 def join_report(findings: str, impression: str, text_policy: str) -> str:
@@ -103,18 +155,16 @@ def keep_text(table: pd.DataFrame, text_policy: str, funnel: Funnel) -> pd.DataF
     return funnel.keep(table, table.report != "", "with usable text", reason)
 
 
-def split_of(patient_id: str) -> str:
-    """80/10/10 by a hash of the patient: the same patient gets the same split whatever else is there."""
-    digest = hashlib.sha256(f"0:{patient_id}".encode()).digest()
-    draw = int.from_bytes(digest[:8]) / 2**64
-    if draw < 0.8:
-        return "train"
-    return "validate" if draw < 0.9 else "test"
+def why_no_file(path: Path) -> str:
+    """Why the file cannot be opened at all, or "": a folder and a pipe have names as files have."""
+    try:
+        if path.is_file():
+            return ""
+        return "not a file" if path.exists() else "missing"
+    except (OSError, ValueError) as error:  # a name too long, a zero byte
+        return getattr(error, "strerror", None) or str(error)
 
 
-def view_name(text: str) -> str:
-    """AP, p.a., Frontal, LL, XTABLE LATERAL, seitlich … → frontal, lateral or unknown."""
-    words = set(re.split(r"[^A-Z]+", text.upper().replace(".", "")))
-    if words & LATERAL:
-        return "lateral"
-    return "frontal" if words & FRONTAL else "unknown"
+def shown(name: str) -> str:
+    """A file name as it can be written and printed: bytes that are no UTF-8 as \\xNN."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

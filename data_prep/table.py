@@ -4,28 +4,30 @@ Not a guesser: fields are found by exact column name, and another name is given 
 
     image        path, from the table's folder or --images-root; JPEG, PNG, TIFF, DICOM     required
     patient_id   splits are by patient, so without it no honest split is possible           required
-    report       the text as it is; or findings and/or impression, joined by the policy     one of them required
+    report       the text as it is, cut where it has FINDINGS: and IMPRESSION: headings;
+                 or findings and/or impression, joined by the policy                        one of them required
     study_id     the patient and the image's name if not given
     view         AP, PA, frontal, lateral …; labels: '|'-joined; split: train, validate, test (or val, dev)
 
-The table may grow: run again with more rows, and only images that are not there yet are read. An image is known by its
-path; one that the table no longer names is removed.
+Images lie under --images-root (places.py). The table may grow: run again with more rows, and only images that are not
+there yet are read. An image is known by its path; pairs that the table no longer has are taken out, if they are few, or
+with --remove. With --append the table is a delta: what is there stays.
 """
 
-import hashlib
-import re
 from pathlib import Path
 
 import pandas as pd
 
-from . import folder, images, sections
+from . import folder, images, patients, sections, written
 from .folder import DataError
-from .sources import Funnel, add_reports, read_table, split_of, view_name
+from .places import find_images
+from .sources import Funnel, clean, clean_labels, clean_name, join_report, read_table
+from .views import view_name
 
 REQUIRED = ("image", "patient_id")
 TEXTS = ("report", "findings", "impression")
 FIELDS = (*REQUIRED, *TEXTS, "study_id", "view", "labels", "split")
-NOTHING = {"null", "nan", "none", "n/a", "na", "<na>"}  # how databases and R write no value
+MAY_CHANGE = ("table_sha256", "columns", "keep")  # when the folder is written again
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -40,6 +42,10 @@ def prepare_table(
     images_root: Path,
     columns: list[str],
     *,
+    keep: list[str],
+    encoding: str | None,
+    append: bool,
+    remove: bool,
     name: str,
     licence: str,
     size: int,
@@ -48,79 +54,84 @@ def prepare_table(
     processes: int | None,
 ) -> None:
     """Make the data set folder `out` (see `python -m data_prep csv --help`)."""
-    rows = read(path, columns)
+    funnel = Funnel()
+    rows = read(path, columns, keep, text_policy, funnel, encoding)
+    rows = _select(find_images(rows, images_root), views, path, funnel)
     source = {
         "command": "csv",
         "size": size,
         "views": views,
         "text_policy": text_policy,
         "columns": sorted(columns),
+        "keep": sorted(keep),
+        "splits": "the table's" if _gives_splits(rows) else "by patient, ids in one spelling",
         "table_sha256": folder.file_sha256(path),
     }
-    folder.start(out, source, may_change="table_sha256")
-    funnel = Funnel()
-    rows = rows.assign(file=[images_root / image for image in rows.image])
-    rows = images.store_all(_select(rows, views, text_policy, funnel), out, size, processes, funnel)
-    folder.finish(
-        out,
-        rows,
-        funnel=funnel.steps,
-        quarantine=funnel.quarantine,
-        name=name,
-        licence=licence,
-        synthetic=False,
-        text_policy=text_policy,
-        source=source,
-    )
-    unknown = int((rows["view"] == "unknown").sum())
-    if unknown:
-        print(
-            f"{unknown:,} rows have no view that is known (PA, AP, frontal, lateral); they count "
-            "as frontal"
+    folder.start(out, source, may_change=MAY_CHANGE[:1] if append else MAY_CHANGE)
+    with written.only_writer(out):
+        earlier = _earlier(out)
+        older = _older(earlier, rows, out) if append else None
+        both = pd.concat([older, rows]) if append else rows
+        written.check_removal(out, earlier, both.pair_id, allowed=remove)
+        written.record(out, earlier, rows.target)
+        rows = images.store_all(rows, out, size, processes, funnel)
+        rows = _join(rows, older, out, processes, funnel)
+        gone = written.check_removal(out, earlier, rows.pair_id, allowed=remove)
+        _note(rows, older, gone, funnel)
+        folder.finish(
+            out,
+            rows,
+            funnel=funnel.steps,
+            quarantine=funnel.quarantine,
+            name=name,
+            licence=licence,
+            synthetic=False,
+            text_policy=text_policy,
+            source=source,
+            notes=funnel.notes,
+            extra=[*folder.KEPT, *_kept_columns(keep, earlier if append else None)],
         )
-    kept = {out / image for image in rows.image_path}
-    for file in (out / "images").iterdir():
-        if file not in kept:
-            file.unlink()
+        removed = written.remove_surplus(out, rows.image_path)
+        if removed:
+            print(f"{removed:,} image(s) that no pair needs any more are removed from {out}")
 
 
-def _select(rows: pd.DataFrame, views: str, text_policy: str, funnel: Funnel) -> pd.DataFrame:
-    """The rows that can become pairs."""
-    funnel.steps["rows"] = len(rows)
-    rows = rows.assign(origin=rows.image)
-    rows = funnel.keep(rows, rows.image != "", "with an image path", "no image path")
-    rows = funnel.keep(rows, rows.patient_id != "", "with a patient", "no patient_id")
-    joined = add_reports(rows, text_policy).report
-    rows = rows.assign(report=rows.report.where(rows.report != "", joined))
-    rows = funnel.keep(rows, rows.report != "", "with usable text", "no text")
-    if views == "frontal":
-        rows = funnel.keep(rows, rows["view"] == "frontal", "frontal", "view is " + rows["view"])
-    return rows
+# ------------------------------------------------------------------------------------------------------ the table
 
 
-def read(path: Path, columns: list[str]) -> pd.DataFrame:
-    """The table under our names, one pair_id per row, every value a string."""
+def read(
+    path: Path,
+    columns: list[str],
+    keep: list[str],
+    text_policy: str,
+    funnel: Funnel,
+    encoding: str | None = None,
+) -> pd.DataFrame:
+    """The table under our names, every value a string; rows that are none go to the funnel's quarantine."""
     names = _names(columns)
-    given = [names.get(field, field) for field in REQUIRED] + list(names.values())
-    table = read_table(path, given, "name its columns with --column FIELD=NAME")
+    given = [names.get(field, field) for field in REQUIRED] + list(names.values()) + keep
+    how = "name its columns with --column FIELD=NAME, and its encoding with --encoding"
+    table = read_table(path, given, how, funnel.quarantine, encoding)
     if not any(names.get(field, field) in table for field in TEXTS):
         how = "name one with --column report=NAME"
         raise DataError(f"{path} has no column report, findings or impression: {how}")
+    funnel.steps["rows"] = len(table) + len(funnel.quarantine)
+    if funnel.quarantine:
+        funnel.steps["rows with all columns"] = len(table)
     rows = pd.DataFrame(index=table.index)
     for field in FIELDS:
         column = names.get(field, field)
-        value = table[column].str.strip() if column in table else pd.Series("", table.index)
-        rows[field] = value.mask(value.str.lower().isin(NOTHING), "")
-    for field in TEXTS:
-        rows[field] = rows[field].map(sections.clean)
-    rows["target"] = rows.image.map(_target)
-    again = rows.groupby("target").cumcount()  # an image may stand in several rows
-    rows["pair_id"] = rows.target.where(again == 0, rows.target + "_" + (again + 1).astype(str))
-    own_study = rows.patient_id + "_" + rows.pair_id
-    rows["study_id"] = rows.study_id.where(rows.study_id != "", own_study)
+        rows[field] = table.get(column, "")
+    for field in ("image", "study_id", "view", "split"):
+        rows[field] = rows[field].map(clean_name)
+    rows["study_id"] = rows.study_id.map(patients.normal_id)
+    rows["labels"] = rows.labels.map(clean_labels)
     rows["view"] = rows["view"].map(view_name)
-    rows["split"] = _splits(rows, path)
-    return rows
+    rows = _add_texts(rows, text_policy)
+    clash = set(keep) & {*folder.COLUMNS, *folder.KEPT}
+    if clash:
+        raise DataError(f"--keep {clash.pop()}: the manifest has a column of that name already")
+    return rows.assign(**{name: table[name] for name in keep})
 
 
 def _names(columns: list[str]) -> dict[str, str]:
@@ -137,26 +148,123 @@ def _names(columns: list[str]) -> dict[str, str]:
     return names
 
 
-def _target(image: str) -> str:
-    """The file name of a stored image, without suffix: one for each path."""
-    digest = hashlib.sha256(image.encode()).hexdigest()[:12]
-    return f"{digest}_" + re.sub(r"[^\w.-]+", "_", Path(image).stem)
+def _add_texts(rows: pd.DataFrame, text_policy: str) -> pd.DataFrame:
+    """The rows with clean texts: a report with headings is cut, one without stands as it is."""
+    texts = []
+    for report, *others in rows[list(TEXTS)].itertuples(index=False):
+        findings, impression = map(clean, others)
+        whole = clean(report)
+        if whole and not findings and not impression and sections.has_headings(report):
+            findings, impression = sections.parse(report)
+            whole = ""
+        texts.append(
+            (whole or join_report(findings, impression, text_policy), findings, impression)
+        )
+    return rows.assign(**dict(zip(TEXTS, zip(*texts, strict=True), strict=True)))
+
+
+def _select(rows: pd.DataFrame, views: str, path: Path, funnel: Funnel) -> pd.DataFrame:
+    """The rows that can become pairs, with one pair_id each."""
+    rows = funnel.keep(rows, rows.why_not == "", "with an image path", rows.why_not)
+    rows = patients.keep_patients(rows, "patient_id", funnel)
+    again = rows.groupby("target").cumcount()  # an image may stand in several rows
+    pair_id = rows.target.where(again == 0, rows.target + "_" + (again + 1).astype(str))
+    own_study = rows.patient_id + "_" + pair_id
+    study_id = rows.study_id.where(rows.study_id != "", own_study)
+    rows = rows.assign(pair_id=pair_id, study_id=study_id, split=_splits(rows, path))
+    rows = funnel.keep(rows, rows.report != "", "with usable text", "no text")
+    if views == "frontal":
+        rows = funnel.keep(rows, rows["view"] == "frontal", "frontal", "view is " + rows["view"])
+    return rows
+
+
+# ------------------------------------------------------------------------------------- splits, and what was there
+
+
+def _gives_splits(rows: pd.DataFrame) -> bool:
+    return bool((rows.split != "").any())
 
 
 def _splits(rows: pd.DataFrame, path: Path) -> pd.Series:
-    """The table's own split, or by a hash of the patient where it has none."""
-    if (rows.split == "").all():
-        return rows.patient_id.map(split_of)
-    split = rows.split.str.strip().str.lower().map(SPLIT_NAMES)
+    """The table's own split; "" for all where it has none."""
+    if not _gives_splits(rows):
+        return rows.split
+    split = rows.split.str.lower().map(SPLIT_NAMES)
     if split.isna().any():
-        raise DataError(
-            f"{path}: split {rows.split[split.isna()].iloc[0]!r} is none of {', '.join(SPLIT_NAMES)}"
-        )
-    rows = rows.assign(split=split)
-    crossing = folder.crossing_patients(rows[rows.patient_id != ""])
+        wrong = rows.split[split.isna()].iloc[0]
+        raise DataError(f"{path}: split {wrong!r} is none of {', '.join(SPLIT_NAMES)}")
+    _check_crossing(rows.assign(split=split), path)
+    return split
+
+
+def _check_crossing(rows: pd.DataFrame, where: Path) -> None:
+    crossing = folder.crossing_patients(rows)
     if crossing:
         raise DataError(
-            f"{path}: patient {crossing[0]} is in two splits ({len(crossing)} such): a patient "
+            f"{where}: patient {crossing[0]} is in two splits ({len(crossing)} such): a patient "
             "belongs to one; drop the column to split by patient"
         )
-    return split
+
+
+def _earlier(out: Path) -> pd.DataFrame | None:
+    """The rows that the folder has, None if it is new."""
+    manifest = out / "manifest.parquet"
+    try:
+        return folder.read(out) if manifest.exists() else None
+    except DataError as error:
+        how = f"remove {manifest} and run again: all images stay, those in the table become pairs"
+        raise DataError(f"{str(error).partition(': ')[0]}: {how}") from error
+
+
+def _older(earlier: pd.DataFrame | None, rows: pd.DataFrame, out: Path) -> pd.DataFrame:
+    """What stays as it is when the rows are added: all pairs that they do not name again."""
+    if earlier is None:
+        raise DataError(f"{out} is no finished data set folder yet: leave out --append")
+    again = earlier.set_index("pair_id").patient_id.reindex(rows.pair_id)
+    other = again.notna().to_numpy() & (again.to_numpy() != rows.patient_id.to_numpy())
+    if other.any():
+        raise DataError(
+            f"{out} has {rows.source_path[other].iloc[0]} of another patient ({int(other.sum())} such): give "
+            "--images-root so that the paths of different images differ"
+        )
+    older = earlier[~earlier.pair_id.isin(set(rows.pair_id))]
+    origin = older.source_path if "source_path" in older else older.pair_id
+    return older.assign(origin=origin)
+
+
+def _join(
+    rows: pd.DataFrame, older: pd.DataFrame | None, out: Path, processes: int | None, funnel: Funnel
+) -> pd.DataFrame:
+    """New and older rows with their pictures and splits: no patient and no picture in two."""
+    is_older = pd.Series(False, rows.index)
+    if older is not None:
+        is_older = pd.Series([True] * len(older) + [False] * len(rows))
+        rows = pd.concat([older, rows], ignore_index=True).fillna("")
+    rows = patients.add_pictures(rows, out, processes)
+    rows = patients.keep_shown_patients(rows, funnel)
+    if not _gives_splits(rows[~is_older[rows.index]]):
+        return patients.split_by_patient(rows, funnel)
+    _check_crossing(rows, out)
+    return patients.keep_one_split(rows, funnel, is_older[rows.index])
+
+
+def _kept_columns(keep: list[str], earlier: pd.DataFrame | None) -> list[str]:
+    """The columns of --keep, and those that older pairs have."""
+    older = [] if earlier is None else [*earlier.columns]
+    return [
+        name
+        for name in dict.fromkeys([*keep, *older])
+        if name not in [*folder.COLUMNS, *folder.KEPT]
+    ]
+
+
+def _note(rows: pd.DataFrame, older: pd.DataFrame | None, gone: int, funnel: Funnel) -> None:
+    """What is to be said beside the funnel."""
+    notes = {
+        "pairs that were there before are kept": 0 if older is None else len(older),
+        "pairs that the table no longer has are taken out": gone,
+        "pairs of no known view (PA, AP, frontal, lateral): they count as frontal": int(
+            (rows["view"] == "unknown").sum()
+        ),
+    }
+    funnel.notes.update({note: count for note, count in notes.items() if count})

@@ -124,14 +124,14 @@ def run(root, out, *options, reports="txt"):
 
 
 def tree(out: Path) -> dict:
-    """What is in a finished folder: every file's bytes. `store/*.rows` holds when each image was written."""
+    """What is in a finished folder: every file's bytes. `store/` holds when each image was written, too."""
     return {
         str(path.relative_to(out)): path.read_bytes()
         for path in out.rglob("*")
         if path.is_file()
         and "parts" not in path.parts
         and path.name != ".lock"
-        and path.suffix != ".rows"
+        and (path.parent.name, path.suffix) not in (("store", ".rows"), ("store", ".json"))
     }
 
 

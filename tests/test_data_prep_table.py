@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from test_data_prep_images import RAMP, write_dicom
 
-from data_prep import folder, images, sources
+from data_prep import folder, images, patients, sources
 from data_prep.__main__ import main
 
 ROWS = pd.DataFrame(
@@ -25,8 +25,11 @@ ROWS = pd.DataFrame(
 def pictures(tmp_path):
     """Three images, one of them DICOM, beside the table."""
     (tmp_path / "sub").mkdir()
-    for path in (tmp_path / "a.png", tmp_path / "sub" / "a.png"):
-        Image.fromarray((RAMP * 255).astype(np.uint8)).save(path)
+    for path, pixels in [
+        (tmp_path / "a.png", RAMP),
+        (tmp_path / "sub" / "a.png", RAMP[::-1, ::-1]),
+    ]:
+        Image.fromarray((pixels * 255).astype(np.uint8)).save(path)
     write_dicom(tmp_path / "b.dcm", (1 - RAMP) * 4095, "MONOCHROME1")
     return tmp_path
 
@@ -45,6 +48,11 @@ def run(root, table, *options, name="table.csv"):
     return main(["csv", "--table", str(path), "--out", str(root / "out"), *options])
 
 
+def run_file(root, name, *options):
+    """The command on a table that is there → exit status."""
+    return main(["csv", "--table", str(root / name), "--out", str(root / "out"), *options])
+
+
 @pytest.mark.parametrize(
     "name", ["table.csv", "table.tsv", "table.csv.gz", "table.parquet", "excel.csv"]
 )
@@ -55,7 +63,7 @@ def test_rows_and_quarantine(pictures, name):
     assert list(table["view"]) == ["frontal", "unknown", "lateral"]
     assert [path.split("_")[1] for path in table.image_path] == ["a.png", "b.jpg", "a.png"]
     assert (
-        list(table.split) == [sources.split_of(patient) for patient in "121"]
+        list(table.split) == [patients.split_of(patient) for patient in "121"]
         and table.study_id.nunique() == 3
     )
     left_out = pd.read_csv(pictures / "out" / "quarantine.csv", keep_default_na=False)
@@ -88,7 +96,7 @@ def test_a_table_that_grows_shrinks_and_turns_is_read_again_but_not_its_images(
     assert before.image_path.isin(after.image_path).all()
     assert list(after.loc[before.index[before.report == "Edema."]].report) == ["Edema."]
     assert (
-        run(pictures, ROWS[1:2]) == 0
+        run(pictures, ROWS[1:2], "--remove") == 0
     )  # patients who are no longer in the table leave no image behind
     assert [path.name for path in (pictures / "out" / "images").iterdir()] == [
         Path(folder.read(pictures / "out").image_path[0]).name
@@ -175,7 +183,11 @@ def test_a_table_in_latin_1_is_refused_with_the_way_out(pictures, capsys):
     assert (
         main(["csv", "--table", str(pictures / "table.csv"), "--out", str(pictures / "out")]) == 2
     )
-    assert "is not UTF-8 text" in (said := capsys.readouterr().err) and "iconv" in said
+    said = capsys.readouterr().err
+    assert "is not UTF-8 text (line 2)" in said and "cp1252" in said and "iconv" not in said
+    assert not (pictures / "out").exists()
+    assert run_file(pictures, "table.csv", "--encoding", "cp1252") == 0
+    assert list(folder.read(pictures / "out").report) == ["Ergüsse"]
 
 
 def test_a_wrong_root_names_the_path_that_was_tried(pictures, capsys):

@@ -1,0 +1,64 @@
+"""Where a table's images lie: under one root, in whatever spelling a path is written; and what their copies are called.
+
+A path that leads out of the root, absolute, by `..` or through a link, is not followed: it is left out with its reason,
+and a root that holds it (/ holds everything) makes it good. Backslashes and Unicode's two spellings of a letter are
+tried.
+"""
+
+import hashlib
+import os
+import re
+import unicodedata
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+STEM = 120  # bytes of an image's own name that are kept in ours
+OUTSIDE = "outside --images-root: name a root that holds it"
+
+
+def find_images(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """The rows with the file of each image, its path from the root, and why it cannot be used ("")."""
+    found = {image: _find(image, os.path.abspath(root)) for image in rows.image.unique()}
+    places = [found[image] for image in rows.image]
+    files, relative, why_not = zip(*places, strict=True) if places else ((), (), ())
+    rows = rows.assign(
+        file=[Path(file) for file in files],
+        source_path=relative,
+        why_not=why_not,
+        origin=rows.image.where(rows.image != "", "-"),
+    )
+    return rows.assign(target=rows.source_path.map(_target))
+
+
+def _find(image: str, root: str) -> tuple[str, str, str]:
+    """(file, its path from the root, why not) of an image path, in the spelling in which it is there."""
+    if not image:
+        return "", "", "no image path"
+    if "\0" in image:
+        return "", "", "an image path with a zero byte"
+    spellings = [image, image.replace("\\", "/")]
+    spellings += [
+        unicodedata.normalize(form, image) for image in spellings for form in ("NFC", "NFD")
+    ]
+    paths = [os.path.normpath(os.path.join(root, spelling)) for spelling in spellings]
+    file = next(filter(os.path.lexists, paths), paths[1])
+    real = os.path.join(_real(os.path.dirname(file)), os.path.basename(file))
+    if os.path.islink(file):
+        real = os.path.realpath(file)
+    if os.path.commonpath([_real(root), real]) != _real(root):
+        return file, "", OUTSIDE
+    return file, Path(os.path.relpath(file, root)).as_posix(), ""
+
+
+@cache
+def _real(place: str) -> str:
+    return os.path.realpath(place)
+
+
+def _target(image: str) -> str:
+    """The file name of a stored image, without suffix: one for each path, and never too long."""
+    digest = hashlib.sha256(image.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    stem = re.sub(r"[^\w.-]+", "_", Path(image).stem)
+    return f"{digest}_" + stem.encode()[:STEM].decode(errors="ignore")

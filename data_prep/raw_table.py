@@ -1,0 +1,268 @@
+"""A table as it stands in its file: its compression, encoding, separator and quoting are found, its rows counted.
+
+Nothing is repaired and nothing guessed. Every row of the file comes back as a row or is named as faulty with the line
+it stands in; what cannot be found (the encoding of a text that is not UTF-8) is asked for in one line. Not here: what
+the columns mean.
+"""
+
+import bz2
+import csv
+import gzip
+import lzma
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from .errors import DataError
+
+SEPARATORS = ",;\t|"
+LIMIT = 2**30  # bytes of an unpacked table: more is a mistake, or meant to fill the memory
+SHAPES = 1000  # kinds of keys that are remembered, to know a row where it does not belong
+ENCODINGS = "cp1252 (Excel in Western Europe and America), gb18030 (China), cp932 (Japan), cp1251"
+MARKS = (  # the byte order marks, the longer first
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+FOREIGN = (  # how files begin that are no table of text
+    (b"PK\x03\x04", "an Excel workbook or another zip"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook"),
+    (b"%PDF", "a PDF"),
+    (b"{\\rtf", "a word processor's file"),
+    (b"<", "HTML or XML"),
+)
+UNPACKING = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+UNPACKING += (tarfile.TarError, RuntimeError, NotImplementedError)
+
+
+class Table(NamedTuple):
+    """The columns by name, the line each row begins in, and (line, reason) for each row that is no row."""
+
+    columns: dict[str, list[str]]
+    lines: list[int]
+    faulty: list[tuple[int, str]]
+
+
+class UnknownEncoding(DataError):
+    """The text is not UTF-8, and nothing in it says what it is."""
+
+
+def read(path: Path, wanted: list[str], encoding: str | None = None) -> Table:
+    """The table in `path`, whose header has to hold the columns `wanted`: the separator is the one that finds them.
+
+    The first of them is taken as what rows are known by (an image, a number). Raises DataError.
+    """
+    lines = _decode(path, _read_bytes(path), encoding)
+    start, separator = _find_header(lines, wanted)
+    header = next(csv.reader([lines[start]], delimiter=separator), [])
+    header = [name.strip() for name in header]
+    while header and not header[-1]:  # a separator at the end of the line names no column
+        header.pop()
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise DataError(f"{path} has the column {twice[0]} twice: rename one")
+    key = header.index(wanted[0]) if wanted and wanted[0] in header else 0
+    return _parse(lines, start + 1, header, separator, key)
+
+
+# ------------------------------------------------------------------------------------------------------------ bytes
+
+
+def _read_bytes(path: Path) -> bytes:
+    """The unpacked bytes of `path`."""
+    try:
+        if not path.is_file():
+            raise DataError(f"{path} is {'not a file' if path.exists() else 'missing'}")
+        with _opened(path) as file:
+            content = file.read(LIMIT + 1)
+    except UNPACKING as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path} is not a readable table ({why})") from error
+    if len(content) > LIMIT:
+        raise DataError(f"{path} holds more than {LIMIT >> 30} GB of text: give Parquet, or parts")
+    return content
+
+
+@contextmanager
+def _opened(path: Path):
+    """The file, unpacked as its suffix asks."""
+    ending = path.suffix.lower()
+    if ".tar" in path.suffixes or ending == ".tgz":
+        with tarfile.open(path) as archive:
+            names = [member for member in archive if member.isfile()]
+            yield archive.extractfile(_only(names))
+    elif ending == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+            with archive.open(_only(names)) as file:
+                yield file
+    elif ending == ".zst":
+        with pa.input_stream(str(path), compression="zstd") as file:
+            yield file
+    else:
+        openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+        with openers.get(ending, open)(path, "rb") as file:
+            yield file
+
+
+def _only(names: list):
+    if len(names) != 1:
+        raise ValueError(f"the archive holds {len(names)} files, not one table")
+    return names[0]
+
+
+def _decode(path: Path, content: bytes, encoding: str | None) -> list[str]:
+    """The lines of the text. A carriage return within a line is white space, unless the file knows no other end."""
+    if not content.strip(b"\0 \r\n\t"):
+        raise DataError(f"{path} is empty")
+    for start, kind in FOREIGN:
+        if content.startswith(start):
+            how = "save it as CSV UTF-8 or Parquet"
+            raise DataError(f"{path} is {kind}, not a table of text: {how}")
+    found = encoding or _find_encoding(content)
+    try:
+        text = content.decode(found)
+    except LookupError:
+        raise DataError(f"--encoding {encoding}: no such encoding; try {ENCODINGS}") from None
+    except UnicodeError as error:
+        line = content[: getattr(error, "start", 0)].count(b"\n") + 1
+        if encoding or found not in ("utf-8", "utf-8-sig"):
+            raise DataError(f"{path} is not {found} text (line {line})") from None
+        raise UnknownEncoding(f"{path} is not UTF-8 text (line {line})") from None
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    return text.replace("\r", " " if "\n" in text else "\n").split("\n")
+
+
+def _find_encoding(content: bytes) -> str:
+    """By its mark, or by the zero bytes that UTF-16 has in every header; else UTF-8."""
+    for mark, encoding in MARKS:
+        if content.startswith(mark):
+            return encoding
+    if content[1:2] == b"\0" and content[:1] != b"\0":
+        return "utf-16-le"
+    return "utf-16-be" if content[:1] == b"\0" and content[1:2] != b"\0" else "utf-8"
+
+
+# ------------------------------------------------------------------------------------------------------------- rows
+
+
+def _find_header(lines: list[str], wanted: list[str]) -> tuple[int, str]:
+    """Which line is the header, and the separator: Excel's own `sep=`, or the one that finds most columns."""
+    start = next(number for number, line in enumerate(lines) if line.strip())
+    named = re.fullmatch(r'"?sep=(.)"?\s*', lines[start], re.IGNORECASE)
+    if named and len(lines) > start + 1:
+        return start + 1, named[1]
+
+    def columns_found(separator: str) -> tuple[int, int]:
+        try:
+            names = next(csv.reader([lines[start]], delimiter=separator), [])
+        except csv.Error:
+            names = []
+        return len({name.strip() for name in names} & set(wanted)), len(names)
+
+    return start, max(SEPARATORS, key=columns_found)
+
+
+def _parse(lines: list[str], start: int, header: list[str], separator: str, key: int) -> Table:
+    """All rows after the header; a row that breaks a rule of CSV, or has other columns, is faulty."""
+    table = Table({name: [] for name in header if name}, [], [])
+    columns = [table.columns.get(name) for name in header]
+    shapes: set[str] = set()
+    at, follows_row = start, False
+    while at < len(lines):
+        line = at + 1
+        if not lines[at].strip():
+            at += 1
+            continue
+        fields, at, fault = _next_row(lines, at, separator)
+        fault = fault or _fault(fields, header, separator, key, shapes)
+        if fault:
+            at = line  # the row's own line is faulty; those it may have swallowed are read again
+            table.faulty.append((line, fault))
+            if follows_row and not _is_row(fields, key, shapes):
+                _take_back(table, line)
+            follows_row = False
+            continue
+        if len(shapes) < SHAPES:
+            shapes.add(_shape(fields[key]))
+        follows_row = True
+        table.lines.append(line)
+        for column, field in zip(columns, fields, strict=False):
+            if column is not None:
+                column.append(field)
+    return table
+
+
+def _next_row(lines: list[str], at: int, separator: str) -> tuple[list[str], int, str]:
+    """(fields, the line after the row, "") or ([], …, what is wrong with it)."""
+    if '"' not in lines[at]:
+        return lines[at].split(separator), at + 1, ""
+    reader = csv.reader(_with_ends(lines, at), delimiter=separator, strict=True)
+    try:
+        fields = next(reader)
+    except csv.Error:
+        return lines[at].split(separator), at + 1, "a quote that opens and does not close rightly"
+    return fields, at + reader.line_num, ""
+
+
+def _with_ends(lines: list[str], at: int) -> Iterator[str]:
+    """The lines from `at` on, each with its end."""
+    for number in range(at, len(lines)):
+        yield lines[number] + "\n"
+
+
+def _fault(fields: list[str], header: list[str], separator: str, key: int, shapes: set[str]) -> str:
+    """Why these fields are no row of the table, or ""."""
+    if any("\0" in field for field in fields):
+        return "a zero byte"
+    if len(fields) < len(header):
+        return f"{len(fields)} columns where the header has {len(header)}"
+    if any(field.strip() for field in fields[len(header) :]):
+        return f"{len(fields)} columns where the header has {len(header)}"
+    if _is_prose(_shape(fields[key])) and shapes and not any(map(_is_prose, shapes)):
+        return "words where other rows have a name or number"
+    inner = (line for field in fields for line in field.split("\n")[1:])
+    if _holds_row(inner, len(header), separator, key, shapes | {_shape(fields[key])}):
+        return "a quote that opens and closes rows later"
+    return ""
+
+
+def _holds_row(
+    inner: Iterable[str], width: int, separator: str, key: int, shapes: set[str]
+) -> bool:
+    """Whether one of the lines within a field is a row by its number of columns and by its key."""
+    for line in inner:
+        fields = line.split(separator)
+        if width > 1 and len(fields) >= width - 1 and _is_row(fields, key, shapes):
+            return True
+    return False
+
+
+def _is_row(fields: list[str], key: int, shapes: set[str]) -> bool:
+    return len(fields) > key and _shape(fields[key]) in shapes
+
+
+def _shape(text: str) -> str:
+    """What a key looks like: img/007.png → a/0.a."""
+    return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", text.strip().strip('"')))
+
+
+def _is_prose(shape: str) -> bool:
+    return bool(re.fullmatch(r"[a\s]*a[a\s]*[.]?", shape))
+
+
+def _take_back(table: Table, line: int) -> None:
+    """The row before a line that is no row: the line goes on with it, so it is not whole."""
+    before = table.lines.pop()
+    for column in table.columns.values():
+        column.pop()
+    table.faulty.append((before, f"a line break that no quotes protect, before line {line}"))
