@@ -18,7 +18,7 @@ def rows_where(table: pd.DataFrame, conditions: list[str]) -> np.ndarray:
     """Positions (n,) int64 of the rows that meet all conditions.
 
     `=` and `!=` compare whole values, of several ('a|b') any one; `a|b` after them means either. `>`, `>=`, `<` and
-    `<=` compare numbers where both sides are numbers, else text, so that dates written 2024-03-31 compare as dates.
+    `<=` compare numbers where the column has some, else text, so that dates written 2024-03-31 compare as dates.
     `~` looks for words anywhere. Letters' case does not count. Raises UsageError for a condition that cannot be read,
     a column that is not there, and where nothing is left.
     """
@@ -48,7 +48,7 @@ def _meets(values: pd.Series, sign: str, value: str) -> np.ndarray:
         return (found == (sign == "=")).to_numpy()
     left, right = text, value.casefold()
     numbers, number = pd.to_numeric(values, errors="coerce"), pd.to_numeric(value, errors="coerce")
-    if not pd.isna(number):
+    if not pd.isna(number) and numbers.notna().any():
         left, right = numbers, number  # what is no number is neither above nor below
     compare = {">": left.gt, ">=": left.ge, "<": left.lt, "<=": left.le}[sign]
     return compare(right).to_numpy()
