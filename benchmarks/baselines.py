@@ -31,8 +31,8 @@ from data_prep.commands import QUIET, command_line, run_app
 from data_prep.folder import describe_data
 from data_prep.images import letterbox, read_gray
 from data_prep.machine import progress
+from data_prep.provenance import provenance
 from mcr_lib.data import usable_rows
-from mcr_lib.engine.provenance import provenance
 from mcr_lib.retrieval import evaluate_pairs
 
 THUMBNAIL = 48  # pixels

@@ -14,8 +14,8 @@ import typer
 from benchmarks.study.interval import find_interval, judge
 from data_prep.commands import QUIET, command_line, run_app
 from data_prep.folder import write_json
+from data_prep.provenance import provenance
 from kit import one_patch
-from mcr_lib.engine.provenance import provenance
 
 MODULE = "benchmarks.one_patch"
 app = typer.Typer(help="Where mapping before aggregation must help.", **QUIET)

@@ -26,10 +26,10 @@ from data_prep.commands import QUIET, command_line, run_app
 from data_prep.errors import KitError
 from data_prep.folder import describe_data
 from data_prep.machine import progress
+from data_prep.provenance import provenance
 from kit.lesson import Lesson, Parameters, environment
 from mcr_lib.__main__ import Device, Profile
 from mcr_lib.engine.distributed import pick_device
-from mcr_lib.engine.provenance import provenance
 
 MODULE = "benchmarks.reproduce"
 NOTEBOOKS = ROOT / "notebooks"

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import unicodedata
 from concurrent.futures import BrokenExecutor
 from typing import Annotated
 
 import typer
 
 from .errors import KitError
+from .machine import without_home
 
 UsageError = typer.BadParameter.__base__  # what typer raises for wrong use, whichever click it has
 QUIET = dict(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -41,8 +43,23 @@ def run_app(app: typer.Typer, name: str, arguments: list[str] | None = None) -> 
     except (UsageError, KitError, OSError, BrokenExecutor, KeyboardInterrupt, typer.Abort) as error:
         message, status = explain(error, name)
     if message:
-        print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+        notice(f"{name}: {' '.join(message.split())}")
     return status
+
+
+def say(text: str, file=None) -> None:
+    """Print what holds foreign text (reports, labels, file names): a terminal obeys control characters, so none of
+    them gets there."""
+    shown = (
+        c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}"
+        for c in text
+    )
+    print("".join(shown), file=file)
+
+
+def notice(line: str) -> None:
+    """Say a line on stderr: results on stdout stay clean."""
+    say(without_home(line), sys.stderr)
 
 
 def explain(error: BaseException, name: str) -> tuple[str, int]:
@@ -55,7 +72,8 @@ def explain(error: BaseException, name: str) -> tuple[str, int]:
     if isinstance(error, BrokenExecutor):
         return OUT_OF_MEMORY, 2
     if isinstance(error, OSError):
-        return f"{error.filename or 'output'}: {error.strerror or error}", 2
+        what = f"{error.filename or 'output'}: {error.strerror or error}"
+        return f"{what}: put that right, then run it again", 2
     return "interrupted: run again to resume", INTERRUPTED
 
 
@@ -66,4 +84,4 @@ def command_line(module: str) -> str:
         nodes, local = os.environ["GROUP_WORLD_SIZE"], os.environ["LOCAL_WORLD_SIZE"]
         # the --: up to Python 3.12 torchrun would take --run for one of its own
         start = ["torchrun", "--nnodes", nodes, "--nproc-per-node", local, "-m", "--"]
-    return shlex.join([*start, module, *sys.argv[1:]])
+    return without_home(shlex.join([*start, module, *sys.argv[1:]]))

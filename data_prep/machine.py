@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -43,3 +44,9 @@ def progress(iterable=None, **options) -> tqdm:
     file = sys.stdout if notebook else sys.stderr
     interval = 0.5 if notebook or file.isatty() else 10  # seconds
     return tqdm(iterable, file=file, mininterval=interval, dynamic_ncols=True, **options)
+
+
+def without_home(text: str) -> str:
+    """The text with `~` for the user's home folder: what is printed or kept names nobody."""
+    home = os.path.expanduser("~").rstrip("/\\")
+    return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text) if len(home) > 1 else text

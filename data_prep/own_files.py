@@ -102,24 +102,34 @@ def _reporting(path: Path):
 def atomic_folder(path: Path):
     """A new folder beside `path`: it takes the place of `path`, as a whole, if the block succeeds.
 
-    Files and names are brought to the disk first. What a killed process left beside is removed.
+    Files and names are brought to the disk first, and the files get the access that the umask gives to new ones,
+    which not every library does. What a killed process left beside is removed.
     """
     beside, replaced = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
-    try:
-        for left_over in (beside, replaced):
-            shutil.rmtree(left_over, ignore_errors=True)
-        with _reporting(path):
+
+    def undo() -> None:
+        if replaced.exists() and not path.exists():
+            replaced.rename(path)
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    undo()
+    with _reporting(path):
+        try:
             beside.mkdir(parents=True)
             yield beside
-            for file in [*beside.iterdir(), beside]:
+            for file in beside.iterdir():
+                file.chmod(beside.stat().st_mode & 0o666)
                 sync(file)
+            sync(beside)
             if path.exists():
                 path.rename(replaced)
             beside.rename(path)
-            sync(path.parent)
-    finally:
-        for left_over in (beside, replaced):
-            shutil.rmtree(left_over, ignore_errors=True)
+        except BaseException:
+            undo()
+            raise
+        sync(path.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
@@ -291,11 +301,20 @@ def fingerprints(folder: Path) -> dict[str, str]:
     return {file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
 
 
-def check_fingerprints(folder: Path, expected: dict[str, str], advice: str) -> None:
-    """Raise DamagedFile if a file of `expected` is missing or other bytes than it was."""
+def check_fingerprints(
+    folder: Path, expected: dict[str, str], advice: str, exactly: bool = False
+) -> None:
+    """Raise DamagedFile if a file of `expected` is missing or other bytes than it was.
+
+    exactly: also if there is another file in the folder, which a library might read.
+    """
     for name, sha256 in expected.items():
         path = folder / Path(name).name
         if not path.is_file():
             raise DamagedFile(f"{path} is missing: {advice}")
         if file_sha256(path) != sha256:
             raise DamagedFile(f"{path} is not as it was written (SHA-256): {advice}")
+    if exactly:
+        for path in sorted(folder.iterdir()):
+            if path.name not in expected:
+                raise DamagedFile(f"{path} was added since: take it away")

@@ -1,4 +1,4 @@
-"""The command line: `python -m mcr_lib train | evaluate | search`. Only options, printing and errors.
+"""The command line: `python -m mcr_lib train | evaluate | search | versions`. Only options, printing and errors.
 
 The work is in run.py, evaluate.py and search.py. A user's mistake is one line on stderr and exit status 2."""
 
@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from data_prep.commands import QUIET, UsageError, command_line, flag, option, run_app
+from data_prep.commands import QUIET, UsageError, command_line, flag, notice, option, run_app
+from data_prep.provenance import libraries
 
 app = typer.Typer(help="Masked Contrastive Reconstruction: train, evaluate, search.", **QUIET)
 
@@ -70,8 +71,9 @@ def evaluate(
     device: Device = "auto",
 ):
     """Measure retrieval in both directions; the numbers go to metrics.json."""
+    from data_prep.run_files import find_training_data
+
     from .engine import distributed
-    from .engine.run_folder import find_training_data
     from .evaluate import evaluate_run
 
     how = {"split": split, "protocol": protocol, "masked": masked, "best": best}
@@ -93,25 +95,36 @@ def search(
     device: Device = "auto",
 ):
     """Find images for a sentence, or reports for an image."""
-    from .engine.distributed import pick_device
+    from .engine.distributed import pick_device, print_once
     from .search import search_data
 
     if (text is None) == (image is None):
         raise UsageError("give either --text or --image")
-    hits = search_data(run, data, text=text, image=image, k=k, device=pick_device(device))
+    notes, place = [], pick_device(device)
+    hits = search_data(run, data, text=text, image=image, k=k, device=place, tell=notes.append)
+    for note in notes:
+        notice(note)
     if as_json:
-        print(json.dumps([asdict(hit) for hit in hits], indent=1))
+        print(json.dumps([asdict(hit) | {"notes": notes} for hit in hits], indent=1))
         return
     for hit in hits:
         report = hit.report if len(hit.report) <= 160 else hit.report[:157] + "…"
-        print(f"{hit.rank:3d}  {hit.score:.3f}  {hit.image_path}  [{hit.labels}]")
-        print(f"           {report}")
+        print_once(f"{hit.rank:3d}  {hit.score:.3f}  {hit.image_path}  [{hit.labels}]")
+        print_once(f"           {' '.join(report.split())}")
+
+
+@app.command()
+def versions():
+    """Name, version, day of installation and licence of every library used."""
+    for name, version, installed, licence in libraries():
+        print(f"{name:16s} {version:12s} {installed or '–':12s} {licence}")
 
 
 def metrics_text(result: dict) -> str:
     """One line per measure: value, interval, chance."""
     sizes = ", ".join(f"{name} {count}" for name, count in result["gallery"].items())
     lines = [f"protocol {result['protocol']}; {sizes}; ties: {result['tie_rule']}"]
+    lines += [f"NOTE: {note}" for note in result["notes"]]
     lines.append(f"{'':34s}{'value':>9s}   {'95 % interval':>17s}   {'chance':>8s}")
     for key, (low, high) in result["interval"].items():
         chance = result["chance"].get(key)

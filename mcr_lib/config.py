@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from data_prep import own_files
 from data_prep.errors import KitError
+from data_prep.machine import without_home
+
+Width = Annotated[int, Field(ge=8, le=2**14)]
+Count = Annotated[int, Field(ge=1, le=2**10)]  # layers, heads
+Share = Annotated[float, Field(ge=0, lt=1)]
+Source = Annotated[str, AfterValidator(without_home)]  # so that a run folder names nobody
 
 MULTIPLES = {  # sizes, and what they are multiples of
     "img_size": "patch_size",
@@ -27,7 +34,9 @@ class ConfigError(KitError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", validate_assignment=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class MCRConfig(_Strict):
@@ -39,35 +48,35 @@ class MCRConfig(_Strict):
     projection: Literal["mlp", "linear"] = "mlp"
     pooling: Literal["mean", "attention", "max"] = "mean"
     # masking
-    mask_ratio: float = Field(0.5, ge=0, lt=1)  # share of image patches removed
-    mlm_probability: float = Field(0.25, ge=0, lt=1)  # share of report tokens replaced by [MASK]
+    mask_ratio: Share = 0.5  # share of image patches removed
+    mlm_probability: Share = 0.25  # share of report tokens replaced by [MASK]
     # image encoder E_v (a timm vision transformer)
-    img_size: int = Field(224, ge=16)
-    patch_size: int = Field(16, ge=4)
+    img_size: int = Field(224, ge=16, le=2**12)
+    patch_size: int = Field(16, ge=4, le=2**10)
     in_chans: Literal[1, 3] = 1
-    embed_dim: int = Field(768, ge=8)
-    depth: int = Field(12, ge=1)
-    num_heads: int = Field(12, ge=1)
-    mlp_ratio: float = Field(4.0, gt=0)
-    image_weights: str | None = None  # timm name, folder or .safetensors file; None: random
+    embed_dim: Width = 768
+    depth: Count = 12
+    num_heads: Count = 12
+    mlp_ratio: float = Field(4.0, ge=0.1, le=64)
+    image_weights: Source | None = None  # timm name, folder or .safetensors file; None: random
     # report encoder E_r (a transformers BERT)
-    vocab_size: int = Field(30522, ge=64)  # at most, where it is trained; then what it has
-    text_embed_dim: int = Field(768, ge=8)
-    text_depth: int = Field(12, ge=1)
-    text_num_heads: int = Field(12, ge=1)
-    max_text_length: int = Field(128, ge=8)  # tokens, [CLS] and [SEP] among them
-    text_weights: str | None = None  # hub name or local folder; None: random
+    vocab_size: int = Field(30522, ge=8, le=2**20)  # at most, where it is trained; then what it has
+    text_embed_dim: Width = 768
+    text_depth: Count = 12
+    text_num_heads: Count = 12
+    max_text_length: int = Field(128, ge=8, le=2**14)  # tokens, [CLS] and [SEP] among them
+    text_weights: Source | None = None  # hub name or local folder; None: random
     special_token_ids: tuple[int, ...] = (0, 100, 101, 102, 103)  # [PAD] [UNK] [CLS] [SEP] [MASK]
-    mask_token_id: int = 103
-    dropout: float = Field(0.0, ge=0, lt=1)
+    mask_token_id: int = Field(103, ge=0)
+    dropout: Share = 0.0
     # common space
-    common_dim: int = Field(512, ge=2)
-    temperature: float = Field(0.07, gt=0)  # at the start; it is learned
+    common_dim: int = Field(512, ge=2, le=2**14)
+    temperature: float = Field(0.07, ge=1e-4, le=1e4)  # at the start; it is learned
     # decoders D_v and D_r
-    decoder_embed_dim: int = Field(512, ge=8)
-    decoder_depth: int = Field(4, ge=1)
-    decoder_num_heads: int = Field(8, ge=1)
-    text_decoder_depth: int = Field(1, ge=1)
+    decoder_embed_dim: Width = 512
+    decoder_depth: Count = 4
+    decoder_num_heads: Count = 8
+    text_decoder_depth: Count = 1
     norm_pix: bool = True  # targets of L_mim normalised patch by patch
     # weights of L_vrc, L_mim, L_mrm
     contrastive_weight: float = Field(1.0, ge=0)
@@ -106,14 +115,14 @@ class TrainConfig(_Strict):
     """The training: data order, optimiser, schedule, precision, how often to log and to save."""
 
     seed: int = Field(0, ge=0, lt=2**31)
-    batch_size: int = Field(256, ge=2)  # pairs per step, over all processes
-    accumulation: int = Field(1, ge=1)  # parts of a process's share: less memory, slower
-    epochs: float = Field(50, gt=0)
-    steps: int | None = Field(None, ge=1)  # overrides epochs
+    batch_size: int = Field(256, ge=2, le=2**20)  # pairs per step, over all processes
+    accumulation: int = Field(1, ge=1, le=2**20)  # parts of a process's share: less memory, slower
+    epochs: float = Field(50, gt=0, le=1e9)
+    steps: int | None = Field(None, ge=1, lt=2**31)  # overrides epochs
     learning_rate: float = Field(2e-4, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    warmup: float = Field(0.05, ge=0, lt=1)  # share of the steps
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    warmup: Share = 0.05  # share of the steps
     clip_norm: float = Field(1.0, gt=0)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"  # auto: bf16 where that is faster
     compile: bool = False
@@ -145,12 +154,16 @@ def resolve(profile: str, settings: dict | None = None) -> RunConfig:
     content = {"profile": profile, "model": {}, "train": {}}
     for key, value in {**PROFILES[profile], **settings}.items():
         content[_part_of(key)][key] = value
-    return _validated(content)
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(own_files.first_fault(error)) from None
 
 
 def read_config(path: Path) -> RunConfig:
-    """`config.yaml` of a run folder. Raises ConfigError if it does not fit this version."""
-    return _validated(yaml.safe_load(Path(path).read_text()))
+    """`config.yaml` of a run folder. Raises DamagedFile if it does not fit this version."""
+    advice = "restore it, or train again into another folder"
+    return own_files.validated(path, own_files.read_yaml(Path(path), advice), RunConfig, advice)
 
 
 def parse_settings(pairs: list[str]) -> dict:
@@ -161,21 +174,10 @@ def parse_settings(pairs: list[str]) -> dict:
         if not equals:
             raise ConfigError(f"--set takes key=value, got {pair!r}")
         try:
-            settings[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            settings[key.strip()] = own_files.parse_yaml(value)
+        except ValueError:
             settings[key.strip()] = value
     return settings  # pydantic turns '3e-4' (a string to YAML) into a number where a number is due
-
-
-def _validated(content: dict) -> RunConfig:
-    try:
-        return RunConfig.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "config"
-        got = first.get("input")
-        shown = "" if isinstance(got, dict) else f", got {got!r}"
-        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}{shown}") from None
 
 
 def _part_of(key: str) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from data_prep.images import letterbox, read_gray
 
 from .data import prepare_images, store_size
-from .features import QueryError
+from .features import QueryError, check_query
 from .grounding import contributions, heat_map, split_words
 from .index import Hit, Index
 from .markup import marked_html, overlay, picture_html, render
@@ -76,11 +76,13 @@ class ReadText:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a question gives: the hits, all of it as HTML, the words that may be lit one by one."""
+    """What a question gives: the hits, all of it as HTML, the words that may be lit one by one, and
+    what to know about it (`check_query`)."""
 
     hits: list[Hit]
     html: str
     words: list[str]
+    notes: tuple[str, ...] = ()
 
 
 class Searcher:
@@ -159,13 +161,12 @@ class Searcher:
 
     def for_text(self, text: str, k: int = 5, word: int = WHOLE) -> Answer:
         """The k images that fit a sentence best, lit for it or for one of its words. Raises
-        QueryError for an empty sentence, or without a model to read it."""
-        if not text.strip():
-            raise QueryError("the sentence is empty: write a few words of a report")
+        QueryError as `check_query` does, or without a model to read the sentence."""
         if self.model is None:
             raise QueryError(
                 "this search has no model to read a sentence: choose an image of the gallery"
             )
+        notes = check_query(self.tokenizer, text, self.model.config.max_text_length)
         query = self.read(text)
         vector = query.feature if word == WHOLE else query.word(word)
         hits, cards = self.index.search(query.feature, k=k, among="images"), []
@@ -180,7 +181,8 @@ class Searcher:
             )
         best = self.features["images"][hits[0].row]
         asked = query.mark(best - self.centre["images"])
-        return Answer(hits, str(render("answer.html", asked=asked, parts=cards)), query.names())
+        html = str(render("answer.html", asked=asked, parts=cards))
+        return Answer(hits, html, query.names(), tuple(notes))
 
     def for_image(self, asked: int | np.ndarray, k: int = 5, word: int = WHOLE) -> Answer:
         """The k distinct reports that fit an image best: of a gallery row, or uint8 pixels (S, S).

@@ -1,12 +1,12 @@
 """The search index: unit vectors of N pairs and the manifest rows they come from, in memory or on disk.
 
 On disk it is a folder: `images.npy` and `texts.npy` hold the vectors, mapped and read in blocks, so that they need not
-fit into memory; `table.parquet` holds the manifest rows, `index.json` what made them. It is written beside and renamed:
-whatever is interrupted leaves the old index whole. Search is exact (ranking.py). Not here: building it (search.py)."""
+fit into memory; `table.parquet` holds the manifest rows, `index.json` what made them, and the SHA-256 of the others. It
+is written beside and renamed: whatever is interrupted leaves the old index whole. Search is exact (ranking.py). Not
+here: building it (search.py)."""
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
-from data_prep.folder import DataError, read_json, write_json
+from data_prep import own_files
 
 from .ranking import check_features, normal_text, top_k
 
 HIT_COLUMNS = ("pair_id", "patient_id", "image_path", "report", "labels", "split")
 SIDES = ("images", "texts")
+FILES = ("images.npy", "texts.npy", "table.parquet")
+
+
+class _About(BaseModel):
+    """What index.json says: `files` is the SHA-256 of each of FILES."""
+
+    model_hash: str
+    made_for: dict
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -108,23 +118,16 @@ class Index:
 
     def save(self, path: str | Path) -> None:
         """Write the folder `path`; one that is there already stays whole until it is replaced."""
-        path = Path(path)
-        beside, replaced = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
-        for left_over in (beside, replaced):
-            shutil.rmtree(left_over, ignore_errors=True)
-        beside.mkdir(parents=True)
-        for side, features in self.features.items():
-            if features.dtype == torch.bfloat16:  # which NumPy does not have
-                features = features.float()
-            np.save(beside / f"{side}.npy", features.cpu().numpy())
-        self.table.to_parquet(beside / "table.parquet")
-        width = self.features["texts"].shape[1]
-        about = {"model_hash": self.model_hash, "pairs": len(self), "width": width}
-        write_json(beside / "index.json", about | {"made_for": self.made_for})
-        if path.exists():
-            path.rename(replaced)
-        beside.rename(path)
-        shutil.rmtree(replaced, ignore_errors=True)
+        with own_files.atomic_folder(Path(path)) as beside:
+            for side, features in self.features.items():
+                if features.dtype == torch.bfloat16:  # which NumPy does not have
+                    features = features.float()
+                np.save(beside / f"{side}.npy", features.cpu().numpy())
+            self.table.to_parquet(beside / "table.parquet")
+            about = {"model_hash": self.model_hash, "pairs": len(self), "made_for": self.made_for}
+            own_files.write_json(
+                beside / "index.json", about | {"files": own_files.fingerprints(beside)}
+            )
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Index:
@@ -133,19 +136,21 @@ class Index:
         path = Path(path)
         if not (path / "index.json").is_file():
             raise ValueError(f"{path}: no index here, index.json missing")
-        index = cls.__new__(cls)  # what was checked before it was saved is not read again
         try:
-            about = read_json(path / "index.json")
-            index.model_hash, index.made_for = about["model_hash"], about["made_for"]
-            index.features = {side: _map(path / f"{side}.npy", device) for side in SIDES}
-            index.table = pd.read_parquet(path / "table.parquet")
-        except (DataError, EOFError, KeyError, OSError, TypeError, ValueError) as error:
-            reason = f"damaged, or of another version ({type(error).__name__}: {error})"
+            about = own_files.read_model(path / "index.json", _About, "unusable")
+            if about.files.keys() != set(FILES):
+                raise own_files.DamagedFile("index.json does not name its files")
+            own_files.check_fingerprints(
+                path, about.files, "unusable"
+            )  # before a reader that could crash
+        except own_files.DamagedFile as error:
+            reason = f"damaged, of another version, or its files are not of one index ({error})"
             raise ValueError(f"{path}: {reason}: build the index again") from None
+        index = cls.__new__(cls)  # what was checked before it was saved is not checked again
+        index.model_hash, index.made_for = about.model_hash, about.made_for
+        index.features = {side: _map(path / f"{side}.npy", device) for side in SIDES}
+        index.table = pd.read_parquet(path / "table.parquet")
         index._distinct_rows = None
-        sizes = {about["pairs"], len(index.table), *map(len, index.features.values())}
-        if len(sizes) > 1:
-            raise ValueError(f"{path}: its files are not of one index: build the index again")
         return index
 
 

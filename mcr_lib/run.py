@@ -4,6 +4,7 @@ Not here: the model, the loop (trainer.py), the folder's files (engine/run_folde
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -11,16 +12,18 @@ import numpy as np
 import torch
 
 from data_prep import folder as data_folder
+from data_prep import run_files
 from data_prep.folder import describe_data, write_json
+from data_prep.machine import without_home
+from data_prep.provenance import commit, peak_memory, provenance
+from data_prep.run_files import RunError
 
 from . import retrieval
 from .config import RunConfig, read_config
 from .data import PairData, TrainBatches, usable_rows
-from .engine import checkpoint, distributed, pretrained
+from .engine import checkpoint, distributed, pretrained, run_folder
 from .engine.precision import precision_name
-from .engine.provenance import commit, peak_memory, provenance
-from .engine.run_folder import RunError, check_begun, check_resumable, open_folder
-from .features import encode_pairs
+from .features import encode_pairs, picture_hashes
 from .model import MCR
 from .tokenizer import load_tokenizer, make_tokenizer, vocabulary_sha256, with_vocabulary
 from .trainer import Trainer
@@ -41,24 +44,31 @@ def train_run(
     config, tokenizer, trainer = distributed.run_everywhere(
         lambda: _prepare(data, run, config, resume=resume, device=device, callbacks=callbacks)
     )
-    distributed.run_on_main(lambda: open_folder(run, data, config, tokenizer, resume))
-    if resume:
-        for line in [*trainer.resume(), f"resumed at step {trainer.step}"]:
-            distributed.print_once(line)
-        done = trainer.step == trainer.batches.total_steps
-        if done and distributed.run_on_main((run / "manifest.json").exists):
-            return trainer  # its manifest says when and by what it was trained
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    trainer.fit()
+
+    def begin() -> None:
+        held.enter_context(run_files.hold_folder(run))
+        if not resume:
+            run_folder.begin(run, data, config, tokenizer)
 
     def write_manifest() -> None:
         content = provenance(command) | describe_training(trainer, config, data)
         content["vocabulary_sha256"] = vocabulary_sha256(tokenizer)
         content["weights_sha256"] = checkpoint.weights_sha256(run)
+        content["files"] = run_files.keep_pictures(run, picture_hashes(trainer.batches.data))
         write_json(run / "manifest.json", content)
 
-    distributed.run_on_main(write_manifest)
+    with ExitStack() as held:
+        distributed.run_on_main(begin)
+        if resume:
+            for line in [*trainer.resume(), f"resumed at step {trainer.step}"]:
+                distributed.notice_once(line)
+            done = trainer.step == trainer.batches.total_steps
+            if done and distributed.run_on_main((run / "manifest.json").exists):
+                return trainer  # its manifest says when and by what it was trained
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        trainer.fit()
+        distributed.run_on_main(write_manifest)
     return trainer
 
 
@@ -66,25 +76,37 @@ def load_run(run: Path | str, device: torch.device | str = "cpu", *, best: bool 
     """A trained model in evaluation mode and its tokenizer, from a run folder. The newest
     checkpoint, or the one with the best validation. Raises RunError, CheckpointError."""
     run = Path(run)
-    check_begun(run)
+    run_files.check_begun(run)
     config = read_config(run / "config.yaml")
-    tokenizer = load_tokenizer(run / "tokenizer", local=True)
-    path, skipped = checkpoint.find(run, best)
+    tokenizer = _own_tokenizer(run, config)
+    path, _, skipped = checkpoint.find(run, best)
     for line in skipped:
-        distributed.print_once(line)
+        distributed.notice_once(line)
+    with torch.device("meta"):  # no memory for sizes that the checkpoint does not have
+        checkpoint.check_sizes(path, MCR(config.model))
     model = MCR(config.model)
     checkpoint.load_model(path, model)
     return model.to(device).eval(), tokenizer
 
 
+def _own_tokenizer(run: Path, config: RunConfig):
+    """The run's tokenizer, as it was when the run began. Raises RunError, ConfigError, DataError."""
+    run_files.check_tokenizer(run)
+    tokenizer = load_tokenizer(run / "tokenizer", local=True)
+    if with_vocabulary(config, tokenizer) != config:
+        raise RunError(f"{run}: config.yaml and tokenizer/ name other vocabularies: restore them")
+    return tokenizer
+
+
 def build_model(config: RunConfig) -> MCR:
     """The model as training finds it: a function of the seed and of the weights to start from."""
     torch.manual_seed(config.train.seed)
-    model = MCR(config.model)
-    if config.model.image_weights:
-        pretrained.load_vit(model.image_encoder.vit, config.model.image_weights)
-    if config.model.text_weights:
-        pretrained.load_bert(model.report_encoder.bert, config.model.text_weights)
+    model, images, texts = MCR(config.model), config.model.image_weights, config.model.text_weights
+    model.pretrained = {}  # what came from where, for the manifest
+    if images:
+        model.pretrained["image"] = pretrained.load_vit(model.image_encoder.vit, images)
+    if texts:
+        model.pretrained["text"] = pretrained.load_bert(model.report_encoder.bert, texts)
     return model
 
 
@@ -94,7 +116,8 @@ def describe_training(trainer: Trainer, config: RunConfig, data: Path) -> dict:
         "profile": config.profile,
         "seed": config.train.seed,
         "data": describe_data(data),
-        "data_folder": str(data.resolve()),
+        "data_folder": without_home(str(data.resolve())),
+        "pretrained": trainer.model.pretrained,
         "training_pairs": len(trainer.batches.data),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "steps": trainer.step,
@@ -110,12 +133,11 @@ def _prepare(data: Path, run: Path, config: RunConfig, *, resume: bool, device, 
     table, begun = data_folder.read(data), (run / "config.yaml").exists()
     if resume and not begun:
         raise RunError(f"{run}: nothing to resume (no config.yaml); train without --resume first")
-    if begun and not resume:
-        raise RunError(f"{run}: holds a run; add --resume to go on with it, or name another --run")
     if resume:
-        config = check_resumable(run, data, config)
-        tokenizer = load_tokenizer(run / "tokenizer", local=True)
+        config = run_folder.check_resumable(run, data, config)
+        tokenizer = _own_tokenizer(run, config)
     else:
+        run_files.check_new(run)
         tokenizer = make_tokenizer(config, table)
         config = with_vocabulary(config, tokenizer)
     model = build_model(config)
@@ -128,7 +150,7 @@ def _prepare(data: Path, run: Path, config: RunConfig, *, resume: bool, device, 
         validate = partial(_validate, model, watched, device)
     else:
         none = f"{data}: no pairs to validate with"
-        distributed.print_once(f"{none}, so no checkpoint is known to be the best")
+        distributed.notice_once(f"{none}, so no checkpoint is known to be the best")
     where = {"run": run, "device": device}
     trainer = Trainer(model, batches, config.train, **where, callbacks=callbacks, validate=validate)
     return config, tokenizer, trainer
@@ -140,11 +162,11 @@ def _warn(pairs: PairData, config: RunConfig) -> None:
     if len(pairs) < batch_size:
         why = "a pair stands in a step several times and counts as its own wrong answer"
         few = f"{len(pairs)} pairs to train on, fewer than batch_size={batch_size}"
-        distributed.print_once(f"{few}: {why}; give --set batch_size={len(pairs)}, or less")
+        distributed.notice_once(f"{few}: {why}; give --set batch_size={len(pairs)}, or less")
     full = (pairs.lengths == longest).mean()
     if full >= 0.01:
         cut = f"{full:.0%} of the reports fill {longest} tokens and end there"
-        distributed.print_once(f"{cut}; --set max_text_length=… keeps more")
+        distributed.notice_once(f"{cut}; --set max_text_length=… keeps more")
 
 
 def _validate(model: MCR, pairs: PairData, device: torch.device) -> float:

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from data_prep import folder as data_folder
 from data_prep.folder import describe_data
+from data_prep.machine import without_home
 
 from .config import read_config
 from .data import PairData, usable_rows
 from .engine.checkpoint import weights_sha256
-from .features import encode_image_file, encode_pairs, encode_sentence
+from .engine.distributed import notice_once
+from .features import check_query, encode_image_file, encode_pairs, encode_sentence
 from .index import SIDES, Hit, Index
 from .model import MCR
 from .run import RunError, load_run
@@ -28,12 +30,15 @@ MADE_OF = "made_of"  # column of the index's table: 64 bits of a pair's pixels a
 
 
 def search_data(
-    run: Path, data: Path, *, text: str | None, image: Path | None, k: int, device: torch.device
+    run: Path, data: Path, *, text: str | None, image: Path | None, k: int, device, tell=notice_once
 ) -> list[Hit]:
-    """The k images nearest to a sentence, or the k distinct reports nearest to an image file.
+    """The k images nearest to a sentence, or the k distinct reports nearest to an image file. tell:
+    called with each line that says what to know about the answer, such as a word without meaning.
     Raises QueryError, ImageError, RunError, CheckpointError, DataError."""
     model, tokenizer = load_run(run, device)
     if image is None:
+        for note in check_query(tokenizer, text, model.config.max_text_length):
+            tell(note)
         query = encode_sentence(model, tokenizer, text)
         return build_index(run, data, device=device).search(query, k, among="images")
     query = encode_image_file(model, image)
@@ -44,23 +49,25 @@ def build_index(run: Path, data: Path, *, split: str | None = None, device: torc
     """The index of a data set folder (one split, or None for all), kept in the run folder. It is
     reused while the weights and the data are the same, else built anew. Of several processes that
     call this at once, one builds. Raises RunError, CheckpointError, DataError."""
-    run, data = Path(run), Path(data).resolve()
+    run, data = Path(run), Path(data)
+    place = without_home(str(data.resolve()))
     made_for = {
-        "folder": str(data),
+        "folder": place,
         "split": split,
         "data": describe_data(data)["sha256"],
         "weights": weights_sha256(run),
     }
-    path = run / "index" / hashlib.sha256(f"{split} {data}".encode()).hexdigest()[:16]
+    path = run / "index" / hashlib.sha256(f"{split} {place}".encode()).hexdigest()[:16]
     index = _open(path)
-    if index is not None and index.made_for == made_for:
-        return index
-    path.parent.mkdir(exist_ok=True)
-    with data_folder.locked(path.parent / ".lock"):
-        older = _open(path)
-        if older is None or older.made_for != made_for:
-            _encode(run, data, made_for, older, device).save(path)
-    return Index.load(path)
+    if index is None or index.made_for != made_for:
+        path.parent.mkdir(exist_ok=True)
+        with data_folder.locked(path.parent / ".lock"):
+            older = _open(path)
+            if older is None or older.made_for != made_for:
+                _encode(run, data, made_for, older, device).save(path)
+        index = Index.load(path)
+    index.table["image_path"] = [str(data / image) for image in index.table["image_path"]]
+    return index
 
 
 def _open(path: Path) -> Index | None:
@@ -107,8 +114,7 @@ def _encode_split(
         if older is not None:
             vectors[~is_new] = older.features[side][old_rows[~is_new]]
         features.append(vectors)
-    paths = [str(pairs.path / path) for path in pairs.table["image_path"]]
-    return *features, pairs.table.assign(image_path=paths, **{MADE_OF: made_of})
+    return *features, pairs.table.assign(**{MADE_OF: made_of})
 
 
 def _made_of(pairs: PairData, row: int) -> int:

@@ -6,6 +6,7 @@ checked to know its words: a wrong vocabulary otherwise turns every report into 
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -66,23 +67,27 @@ def load_tokenizer(source: str | Path, local: bool = False) -> PreTrainedTokeniz
     """The tokenizer of a run folder, a local transformers folder or a hub name. local: the source
     is a folder, and nothing is asked for over the network. No code from the source is run. Raises
     ConfigError if it cannot be had or knows next to no words."""
+    advice = "give a local folder with vocab.txt or tokenizer.json, or a hub name with network"
+    if local:
+        advice = "restore it, or train again into another folder"
     try:
         if local and not Path(source).is_dir():
             raise FileNotFoundError(source)
         tokenizer = AutoTokenizer.from_pretrained(
-            str(source), trust_remote_code=False, local_files_only=local
+            os.path.expanduser(source), trust_remote_code=False, local_files_only=local
         )
     except Exception as error:
         failed = f"tokenizer: {str(source)!r} cannot be loaded ({type(error).__name__})"
-        advice = "give a local folder with vocab.txt or tokenizer.json, or a hub name with network"
         raise ConfigError(f"{failed}; {advice}") from error
-    if tokenizer.mask_token_id is None or len(tokenizer) < 64:
+    fewest = len(SPECIAL_TOKENS) if local else 64  # a few reports have few words
+    if tokenizer.mask_token_id is None or len(tokenizer) < fewest:
         has = f"{len(tokenizer)} tokens and mask token {tokenizer.mask_token!r}"
         raise ConfigError(f"tokenizer: {str(source)!r} has {has}; a BERT vocabulary is needed")
     return tokenizer
 
 
 def vocabulary_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
+    """SHA-256 of the words in the order of their numbers."""
     words = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     return hashlib.sha256("\n".join(word for word, _ in words).encode()).hexdigest()
 

@@ -6,7 +6,6 @@ engine/large_batch.py. Dropout follows from (seed, step, process, part): there i
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 from contextlib import closing
@@ -19,12 +18,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from data_prep.errors import KitError
 from data_prep.machine import progress
+from data_prep.own_files import append_line, write_json
+from data_prep.running import Clock, StopSignal, cut_log
 
 from .config import TrainConfig
 from .engine import checkpoint, distributed, large_batch
 from .engine.large_batch import named_losses
 from .engine.precision import autocast_dtype
-from .engine.progress import Clock, StopSignal, append_log, cut_log
 
 FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 GO_ON = "Go on with the same command and --resume"
@@ -186,7 +186,7 @@ class Trainer:
         where = self.run / "not_finite.json"
         about = {name: str(value) for name, value in values.items()}
         about |= {"step": step, "pair_ids": self.batches.pair_ids(step - 1)}
-        distributed.run_on_main(lambda: where.write_text(json.dumps(about, indent=1)))
+        distributed.run_on_main(lambda: write_json(where, about))
         what = f"the loss, its gradient or a feature is not finite at step {step}"
         advice = (
             f"or start another run with a lower learning_rate (now {self.config.learning_rate})"
@@ -199,7 +199,7 @@ class Trainer:
     def _write_log(self) -> None:
         path = self.run / "metrics.jsonl"
         try:
-            append_log(path, self.log[-1])
+            append_line(path, self.log[-1])
         except OSError as error:
             why = f"{path} could not be written: {error.strerror}"
             raise TrainingStopped(f"{why}; the last checkpoint is whole. {GO_ON}") from error

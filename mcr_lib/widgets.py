@@ -144,7 +144,8 @@ class RetrievalExplorer(Explorer):
         else:
             answer = searcher.for_image(image, k, word)
         self.words = answer.words
-        return answer.html, f"the best {len(answer.hits)} of {len(searcher.index)} pairs"
+        found = f"the best {len(answer.hits)} of {len(searcher.index)} pairs"
+        return answer.html, "; ".join([found, *answer.notes])
 
 
 def numbered(words: list[str]) -> list[tuple[str, int]]:

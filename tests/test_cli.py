@@ -59,7 +59,7 @@ def test_an_unfinished_run_is_not_measured(phantom, smoke_run, tmp_path, capsys,
 
 def test_training_says_how_many_reports_are_cut(phantom, tmp_path, capsys):
     for length, said in (("8", "100% of the reports fill 8 tokens and end there"), ("256", None)):
-        status, out, _ = call(
+        status, _, err = call(
             capsys,
             "train",
             "--data",
@@ -75,7 +75,7 @@ def test_training_says_how_many_reports_are_cut(phantom, tmp_path, capsys):
             "--device",
             "cpu",
         )
-        assert status == 0 and (said in out if said else "end there" not in out)
+        assert status == 0 and (said in err if said else "end there" not in err)
 
 
 def test_search_by_text_and_by_image(phantom, smoke_run, image, capsys):
@@ -196,7 +196,7 @@ def test_import_is_cheap_and_help_needs_no_torch():
 
 
 def test_results_name_the_commit_that_was_loaded_not_the_one_checked_out_since(monkeypatch):
-    from mcr_lib.engine import provenance
+    from data_prep import provenance
 
     loaded = provenance.provenance()["commit"]
     monkeypatch.setattr(provenance.subprocess, "run", None)  # git is not asked again

@@ -35,8 +35,8 @@ from benchmarks.cost import recovery_process
 from data_prep.commands import QUIET, command_line, run_app
 from data_prep.folder import write_json
 from data_prep.phantom import write
+from data_prep.provenance import provenance
 from mcr_lib.engine import checkpoint
-from mcr_lib.engine.provenance import provenance
 
 MODULE = "benchmarks.cost.recovery"
 SETTINGS = {"batch_size": 18, "log_every": 1, "precision": "fp32", "learning_rate": 1e-3}

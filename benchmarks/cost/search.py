@@ -25,7 +25,7 @@ from benchmarks import ROOT
 from benchmarks.cost.processes import read_memory
 from data_prep.commands import QUIET, command_line, run_app
 from data_prep.folder import write_json
-from mcr_lib.engine.provenance import provenance
+from data_prep.provenance import provenance
 from mcr_lib.index import Index
 from mcr_lib.retrieval import evaluate
 

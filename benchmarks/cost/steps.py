@@ -22,10 +22,10 @@ from benchmarks.cost import loading, tables
 from benchmarks.cost.memory import measure_peak_on_cpu, measure_peak_on_gpu
 from benchmarks.cost.subjects import LENGTHS, make_batch, make_trainers
 from data_prep.machine import progress
+from data_prep.provenance import provenance
 from kit import cost
 from mcr_lib.config import ConfigError, MCRConfig, RunConfig, resolve
 from mcr_lib.engine.precision import precision_name
-from mcr_lib.engine.provenance import provenance
 from mcr_lib.model import Batch
 from mcr_lib.trainer import Trainer
 

@@ -15,9 +15,9 @@ from benchmarks.study import step_cost
 from benchmarks.study.arms import parse_arms
 from data_prep.commands import QUIET, command_line, run_app
 from data_prep.folder import write_json
+from data_prep.provenance import provenance
 from mcr_lib.config import resolve
 from mcr_lib.engine.distributed import pick_device
-from mcr_lib.engine.provenance import provenance
 
 MODULE = "benchmarks.cost.variants"
 ARMS = (

@@ -18,9 +18,9 @@ import typer
 from benchmarks.study.arms import GROUPS, Arm, parse_arms
 from data_prep.commands import QUIET, command_line, run_app
 from data_prep.folder import describe_data, write_json
+from data_prep.provenance import provenance
 from mcr_lib.config import resolve
 from mcr_lib.engine.distributed import pick_device
-from mcr_lib.engine.provenance import provenance
 from mcr_lib.evaluate import evaluate_run
 from mcr_lib.run import train_run
 

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from benchmarks.study import text_scores
 from data_prep.folder import describe_data, write_json
+from data_prep.run_files import read_manifest
 from mcr_lib import retrieval
 from mcr_lib.config import read_config
 from mcr_lib.data import PairData
 from mcr_lib.engine.checkpoint import weights_sha256
-from mcr_lib.engine.run_folder import read_manifest
 from mcr_lib.features import encode_pairs
 from mcr_lib.modality_gap import gap_vector, modality_gap
 from mcr_lib.model import MCR
@@ -77,7 +77,7 @@ def measure_run(
     result = {
         "config": config.model_dump(mode="json"),
         "data": describe_data(data),
-        "training": read_manifest(run),
+        "training": read_manifest(run).of_training(),
         "weights_sha256": weights_sha256(run),
         "protocol": "text-identical; label-match for mAP and precision",
         "tie_rule": retrieval.TIE_RULE,

@@ -27,9 +27,9 @@ from benchmarks.study.measure import keep_middle_gap, measure_run
 from benchmarks.study.summary import flatten_config, summarise
 from data_prep.folder import describe_data, locked, write_json
 from data_prep.folder import read as read_folder
+from data_prep.provenance import provenance
 from mcr_lib.config import ConfigError, RunConfig, read_config, resolve
 from mcr_lib.data import usable_rows
-from mcr_lib.engine.provenance import provenance
 from mcr_lib.engine.run_folder import RunError
 from mcr_lib.run import train_run
 from mcr_lib.trainer import TrainingStopped

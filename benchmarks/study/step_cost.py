@@ -24,11 +24,11 @@ from benchmarks.study.comparisons import COST_ARMS
 from data_prep import folder
 from data_prep.folder import write_json
 from data_prep.machine import progress
+from data_prep.provenance import peak_memory, provenance
 from kit import cost
 from mcr_lib.config import RunConfig
 from mcr_lib.data import PairData, TrainBatches
 from mcr_lib.engine.precision import autocast_dtype, precision_name
-from mcr_lib.engine.provenance import peak_memory, provenance
 from mcr_lib.engine.run_folder import RunError
 from mcr_lib.model import MCR
 from mcr_lib.tokenizer import load_tokenizer, make_tokenizer, with_vocabulary

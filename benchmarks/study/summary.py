@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.study import comparisons, text_scores
 from benchmarks.study.arms import ARMS
 from data_prep.folder import write_json
-from mcr_lib.engine.provenance import provenance
+from data_prep.provenance import provenance
 from mcr_lib.engine.run_folder import VOCABULARY, RunError
 
 

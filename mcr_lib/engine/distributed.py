@@ -14,8 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from data_prep.commands import notice, say
 from data_prep.errors import KitError
 
+TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 TIMEOUT = timedelta(minutes=10)  # for a process that hangs; a dead one is noticed at once
 
 
@@ -34,8 +36,10 @@ class EndedElsewhere(KitError):
 
 @contextmanager
 def process_group():
-    """Join the processes torchrun started, and leave them at the end; without torchrun, nothing."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or world_size() > 1:
+    """Join the processes torchrun started, and leave them at the end; without torchrun, nothing: a
+    WORLD_SIZE without the rest of what it sets is somebody else's."""
+    started = all(name in os.environ for name in TORCHRUN)
+    if not started or os.environ["WORLD_SIZE"] == "1" or world_size() > 1:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -76,10 +80,16 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def print_once(line: str) -> None:
-    """Print a line in the main process only."""
+def print_once(text: str) -> None:
+    """Print a result in the main process only."""
     if rank() == 0:
-        print(line)
+        say(text)
+
+
+def notice_once(line: str) -> None:
+    """Say something beside the result, on stderr, in the main process only."""
+    if rank() == 0:
+        notice(line)
 
 
 def own_share(n: int) -> slice:

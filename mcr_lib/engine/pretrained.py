@@ -5,12 +5,14 @@ random numbers, and no code of the source is run. Not here: a run's own weights 
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 import timm
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, BertModel
 from transformers.utils import logging as transformers_logging
 
@@ -19,10 +21,10 @@ from ..config import ConfigError
 MUST_AGREE = ("model_type", "num_attention_heads", "hidden_act", "layer_norm_eps")
 
 
-def load_vit(vit: VisionTransformer, source: str) -> None:
-    """Load a timm model name, a folder with model.safetensors, or a .safetensors file into `vit`.
-    RGB patch embeddings are summed for one-channel input, and position embeddings resized, as timm
-    does it. Raises ConfigError when the weights cannot be had or do not fit."""
+def load_vit(vit: VisionTransformer, source: str) -> dict:
+    """Load a timm model name, a folder with model.safetensors, or a .safetensors file into `vit`; →
+    what the manifest says of it. RGB patch embeddings are summed for one-channel input, and
+    position embeddings resized, as timm does it. Raises ConfigError when the weights cannot be had or do not fit."""
     try:
         state = _read_image_weights(source)
     except Exception as error:
@@ -38,17 +40,19 @@ def load_vit(vit: VisionTransformer, source: str) -> None:
         vit.load_state_dict(state)
     except (RuntimeError, KeyError, AssertionError) as error:
         raise _does_not_fit("image_weights", source, error) from None
+    return _describe(vit, source)
 
 
-def load_bert(bert: BertModel, source: str) -> None:
-    """Load a local transformers folder or a hub name into `bert`. Raises ConfigError when the
+def load_bert(bert: BertModel, source: str) -> dict:
+    """Load a local transformers folder or a hub name into `bert`; → as `load_vit`. Raises ConfigError when the
     weights cannot be had, are another architecture's, or do not fit."""
     verbosity = transformers_logging.get_verbosity()
     try:
-        theirs = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        place = os.path.expanduser(source)
+        theirs = AutoConfig.from_pretrained(place, trust_remote_code=False)
         transformers_logging.set_verbosity_error()  # what it would tell is checked below
         loaded, report = BertModel.from_pretrained(
-            source, add_pooling_layer=False, output_loading_info=True
+            place, add_pooling_layer=False, output_loading_info=True
         )
     except Exception as error:
         raise ConfigError(
@@ -74,11 +78,20 @@ def load_bert(bert: BertModel, source: str) -> None:
         bert.load_state_dict(loaded.state_dict())
     except RuntimeError as error:
         raise _does_not_fit("text_weights", source, error) from None
+    return _describe(bert, source)
+
+
+def _describe(encoder: nn.Module, source: str) -> dict:
+    """Where an encoder's tensors come from, how many they are, SHA-256 of their names and values."""
+    digest, tensors = hashlib.sha256(), encoder.state_dict()
+    for name, tensor in tensors.items():
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return {"source": source, "tensors": len(tensors), "sha256": digest.hexdigest()}
 
 
 def _read_image_weights(source: str) -> dict[str, Tensor]:
     """A ViT's tensors by timm's names, without its classifier."""
-    path = Path(source)
+    path = Path(source).expanduser()
     path = path / "model.safetensors" if path.is_dir() else path
     if path.suffix == ".safetensors" or path.exists():
         state = load_file(path)

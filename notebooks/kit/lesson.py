@@ -20,9 +20,9 @@ from IPython import get_ipython
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_prep import phantom
+from data_prep.provenance import provenance
 from mcr_lib.config import PROFILES, ConfigError, resolve
 from mcr_lib.engine.distributed import pick_device
-from mcr_lib.engine.provenance import provenance
 from mcr_lib.engine.run_folder import check_resumable
 from mcr_lib.run import train_run
 

@@ -1,13 +1,16 @@
-"""What a run tells while it runs: its clock, metrics.jsonl, the signal to stop. Not here: the bar (data_prep)."""
+"""What a long run needs while it runs: its clock, the signal to stop, its log. Not here: the bar (machine.py)."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from contextlib import contextmanager
 from pathlib import Path
+
+from pydantic import BaseModel
+
+from .own_files import atomic, read_log
 
 
 class Clock:
@@ -70,24 +73,17 @@ class StopSignal:
         self.received = number
 
 
-def append_log(path: Path, record: dict) -> None:
-    """Add one line to metrics.jsonl."""
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+class Logged(BaseModel):
+    """What every line of metrics.jsonl says."""
+
+    step: int
 
 
 def cut_log(path: Path, step: int) -> list[dict]:
     """Drop what was logged after `step`, it will be logged again; → the records that stay. A last
-    line cut short by a kill or a full disk is dropped as well."""
-    kept = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if record["step"] <= step:
-            kept.append(record)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    os.replace(partial, path)
+    line cut short by a kill or a full disk is dropped as well. Raises DamagedFile for another."""
+    advice = "restore it, or take it away to go on without its lines"
+    kept = [record for record in read_log(path, Logged, advice) if record["step"] <= step]
+    with atomic(path) as temporary:
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
     return kept
