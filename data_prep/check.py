@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import folder, mimic_cxr, openi
+from . import folder, mimic_cxr, openi, patients
+from .commands import say
 from .folder import DataError
 from .sources import read_table
 
@@ -27,7 +28,7 @@ class Findings:
     def problem(self, line: str) -> None:
         """One thing that is wrong."""
         self.problems += 1
-        print(f"PROBLEM  {line}")
+        say(f"PROBLEM  {line}")
 
     def count(self, what: str, ours: int, expected: int) -> None:
         """Our number beside the expected one."""
@@ -82,11 +83,10 @@ def _check_data_set(directory: Path, findings: Findings) -> None:
     """A folder written by data_prep."""
     try:
         table = folder.read(directory)
+        folder.read_about(directory)
         about = folder.read_json(directory / "dataset.json")
     except DataError as error:
         return findings.problem(str(error))
-    except FileNotFoundError:
-        return findings.problem(f"{directory / 'dataset.json'} is missing: make the folder again")
     _print_contents(table, about)
     missing = [path for path in table.image_path if not _is_filled(directory / path)]
     if missing:
@@ -100,9 +100,35 @@ def _check_data_set(directory: Path, findings: Findings) -> None:
         )
     else:
         print(f"images   all {len(table):,} are there; SHA-256 {about['sha256'][:16]}… agrees")
+    _check_splits(directory, table, findings)
     if folder.counts(table) != about.get("counts"):
         findings.problem("dataset.json counts other rows than the manifest has: make it again")
     return None
+
+
+def _check_splits(directory: Path, table: pd.DataFrame, findings: Findings) -> None:
+    """No patient in two splits in another spelling, no picture in two splits under another name."""
+    as_one = table.assign(patient_id=table.patient_id.map(patients.normal_id))
+    crossing = folder.crossing_patients(as_one)
+    if crossing:
+        findings.problem(
+            f"{len(crossing):,} patient(s) in two splits by another spelling, first {crossing[0]}: "
+            "make the folder again"
+        )
+    shown = patients.add_pictures(table, directory, None)
+    crossing = folder.crossing_pictures(shown)
+    if crossing:
+        findings.problem(
+            f"{len(crossing):,} pair(s) show a picture that stands in another split too, first "
+            f"{crossing[0]}: make the folder again"
+        )
+    if "picture" in table:
+        other = table.pair_id[shown.picture != table.picture]
+        if len(other):
+            findings.problem(
+                f"{len(other):,} image(s) show another picture than when they were written, first "
+                f"{other.iloc[0]}: make the folder again"
+            )
 
 
 def _print_contents(table: pd.DataFrame, about: dict) -> None:

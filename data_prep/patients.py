@@ -119,6 +119,9 @@ def keep_one_split(
     good = table.split == kept
     if good.all():
         return table
+    emptied = sorted({*table.split} - {*table.split[good]})
+    if emptied:
+        print(f"no pair is left in {', '.join(emptied)}: all its pictures stand in other splits too")
     reason = "the same picture stands in another split: " + kept
     return funnel.keep(table, good, "pictures in one split: pairs", reason)
 

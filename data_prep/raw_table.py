@@ -52,6 +52,10 @@ class Table(NamedTuple):
     faulty: list[tuple[int, str]]
 
 
+class Unreadable(DataError):
+    """The file is missing, damaged or empty: another copy is needed."""
+
+
 class UnknownEncoding(DataError):
     """The text is not UTF-8, and nothing in it says what it is."""
 
@@ -81,12 +85,12 @@ def _read_bytes(path: Path) -> bytes:
     """The unpacked bytes of `path`."""
     try:
         if not path.is_file():
-            raise DataError(f"{path} is {'not a file' if path.exists() else 'missing'}")
+            raise Unreadable(f"{path} is {'not a file' if path.exists() else 'missing'}")
         with _opened(path) as file:
             content = file.read(LIMIT + 1)
     except UNPACKING as error:
         why = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path} is not a readable table ({why})") from error
+        raise Unreadable(f"{path} is not a readable table ({why})") from error
     if len(content) > LIMIT:
         raise DataError(f"{path} holds more than {LIMIT >> 30} GB of text: give Parquet, or parts")
     return content
@@ -123,7 +127,7 @@ def _only(names: list):
 def _decode(path: Path, content: bytes, encoding: str | None) -> list[str]:
     """The lines of the text. A carriage return within a line is white space, unless the file knows no other end."""
     if not content.strip(b"\0 \r\n\t"):
-        raise DataError(f"{path} is empty")
+        raise Unreadable(f"{path} is empty")
     for start, kind in FOREIGN:
         if content.startswith(start):
             how = "save it as CSV UTF-8 or Parquet"
@@ -136,7 +140,8 @@ def _decode(path: Path, content: bytes, encoding: str | None) -> list[str]:
     except UnicodeError as error:
         line = content[: getattr(error, "start", 0)].count(b"\n") + 1
         if encoding or found not in ("utf-8", "utf-8-sig"):
-            raise DataError(f"{path} is not {found} text (line {line})") from None
+            how = "name another encoding with --encoding"
+            raise DataError(f"{path} is not {found} text (line {line}): {how}") from None
         raise UnknownEncoding(f"{path} is not UTF-8 text (line {line})") from None
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     return text.replace("\r", " " if "\n" in text else "\n").split("\n")

@@ -12,6 +12,7 @@ import pandas as pd
 
 from . import raw_table
 from .errors import DataError
+from .own_files import DamagedFile, read_parquet
 
 TEXT_POLICIES = (  # the first is the default
     "findings+impression",
@@ -67,9 +68,9 @@ def read_table(
         try:
             raw = raw_table.read(path, columns, encoding)
         except raw_table.UnknownEncoding as error:
-            how = f"save it as UTF-8, or name its encoding: {raw_table.ENCODINGS}"
+            how = f"save it as UTF-8, or name what it is by --encoding: {raw_table.ENCODINGS}"
             raise DataError(f"{error}: {how}") from None
-        except DataError as error:
+        except raw_table.Unreadable as error:
             raise DataError(f"{error}: {origin}") from None
         table, faulty = pd.DataFrame(raw.columns, dtype=object), raw.faulty
     missing = [column for column in columns if column not in table.columns]
@@ -87,13 +88,11 @@ def read_table(
 
 def _read_parquet(path: Path, origin: str) -> pd.DataFrame:
     try:
-        table = pd.read_parquet(path)
+        table = read_parquet(path, origin, trusted=False)
         # a missing value must not turn 123 into 123.0
         table = table.convert_dtypes()
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing: {origin}") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not a readable table ({error}): {origin}") from error
+    except DamagedFile as error:
+        raise DataError(f"{path} is not a readable table: {error}") from error
     return table.astype(object).where(table.notna(), "").map(_as_text)
 
 

@@ -110,7 +110,7 @@ def read(
     """The table under our names, every value a string; rows that are none go to the funnel's quarantine."""
     names = _names(columns)
     given = [names.get(field, field) for field in REQUIRED] + list(names.values()) + keep
-    how = "name its columns with --column FIELD=NAME, and its encoding with --encoding"
+    how = "export it again, or name its columns with --column FIELD=NAME"
     table = read_table(path, given, how, funnel.quarantine, encoding)
     if not any(names.get(field, field) in table for field in TEXTS):
         how = "name one with --column report=NAME"
@@ -160,7 +160,7 @@ def _add_texts(rows: pd.DataFrame, text_policy: str) -> pd.DataFrame:
         texts.append(
             (whole or join_report(findings, impression, text_policy), findings, impression)
         )
-    return rows.assign(**dict(zip(TEXTS, zip(*texts, strict=True), strict=True)))
+    return rows.assign(**pd.DataFrame(texts, rows.index, TEXTS, dtype=object))
 
 
 def _select(rows: pd.DataFrame, views: str, path: Path, funnel: Funnel) -> pd.DataFrame:

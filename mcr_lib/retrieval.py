@@ -230,8 +230,8 @@ def evaluate(
 def _intervals(
     results: dict[str, QueryRanks], draws: Tensor, cluster_of_pair: Tensor
 ) -> dict[str, list[float]]:
-    """95 % of the resamples of every metric, [low, high]; draws (B, C), {} if B = 0."""
-    if len(draws) == 0:
+    """95 % of the resamples of every metric, [low, high]; draws (B, C), {} if B = 0 or one patient is all (C = 1)."""
+    if len(draws) == 0 or draws.shape[1] < 2:
         return {}
     samples = []
     for part in draws.split(100):

@@ -203,7 +203,7 @@ def test_real_kaggle_layout_agrees_where_it_has_the_study(tmp_path):
     root = os.environ.get("MCR_OPENI")
     if not root:
         pytest.skip("MCR_OPENI is not set: the path of a folder with the real Open-i collection")
-    from_csv = openi.read_csv(Path(root) / "indiana_reports.csv")
+    from_csv = openi.read_csv(Path(root) / "indiana_reports.csv", [])
     from_xml = openi.read_xml(Path(root) / "ecgen-radiology", [])
     assert len(from_csv) == 3274 and set(from_csv) <= set(from_xml)
     same = [
