@@ -8,7 +8,8 @@ here: building it (search.py)."""
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from data_prep import own_files
+from data_prep.commands import UsageError
+from data_prep.conditions import rows_where
 
 from .ranking import check_features, normal_text, top_k
 
@@ -36,7 +39,8 @@ class _About(BaseModel):
 
 @dataclass(frozen=True)
 class Hit:
-    """One search result: rank from 1, score = cosine (−1 … 1), row in the index, manifest entries."""
+    """One search result: rank from 1, score = cosine (−1 … 1), row in the index, manifest entries;
+    `other`: the manifest's other columns, such as study_id, view and what was kept of one's own."""
 
     rank: int
     score: float
@@ -47,6 +51,7 @@ class Hit:
     report: str
     labels: str
     split: str
+    other: dict[str, str] = field(default_factory=dict)
 
 
 class Index:
@@ -76,16 +81,15 @@ class Index:
     def distinct_rows(self) -> Tensor:
         """(M,) int64 ascending: the first row of every distinct report, spaces and case aside."""
         if self._distinct_rows is None:
-            texts = self.table["report"].map(normal_text)
-            self._distinct_rows = torch.tensor(texts.drop_duplicates().index)
+            self._distinct_rows = self._first_reports(torch.arange(len(self)))
         return self._distinct_rows
 
     def topk(
-        self, queries: Tensor, k: int = 5, among: str = "texts", distinct: bool = False
+        self, queries: Tensor, k: int = 5, among: str = "texts", rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The k best for queries (Q, D): cosines (Q, k) float64 and rows (Q, k) int64, on the CPU.
         Best first, equal scores (to nine decimals) by the lower row. among: `texts` or `images`.
-        distinct: one row, the first, of every distinct report. k is capped at the gallery size."""
+        rows (g,): only these. k is capped at what there is."""
         if among not in self.features:
             raise ValueError(f"among: expected 'texts' or 'images', got {among!r}")
         if k < 1:
@@ -94,27 +98,64 @@ class Index:
         queries = check_features("queries", queries, unit=False).to(gallery.device)
         if queries.shape[1] != gallery.shape[1]:
             raise ValueError(f"queries have width {queries.shape[1]}, the index {gallery.shape[1]}")
-        rows = self.distinct_rows().to(gallery.device) if distinct else None
+        rows = None if rows is None else rows.to(gallery.device)
         size = len(gallery) if rows is None else len(rows)
         scores, found = top_k(queries, gallery, min(k, size), rows)
         return scores.cpu(), found.cpu()
 
     def search(
-        self, query_feature: Tensor, k: int = 5, among: str = "texts", distinct: bool = False
+        self,
+        query_feature: Tensor,
+        k: int = 5,
+        among: str = "texts",
+        *,
+        per: str | None = None,
+        where: Sequence[str] = (),
     ) -> list[Hit] | list[list[Hit]]:
-        """`topk` as hits: a list for one query (D,), a list of lists for queries (Q, D)."""
+        """`topk` as hits: a list for one query (D,), a list of lists for queries (Q, D). per: a
+        column of the table, such as `patient_id`; of hits that are alike in it only the best stays.
+        Of identical reports (`report`) that is the first. where: conditions on the table's columns,
+        see data_prep.conditions. Raises UsageError as they do, and for a column that is not there."""
         if query_feature.ndim == 1:
-            return self.search(query_feature[None], k, among, distinct)[0]
-        scores, rows = self.topk(query_feature, k, among, distinct)
-        return [self._hits(*found) for found in zip(scores.tolist(), rows.tolist(), strict=True)]
+            return self.search(query_feature[None], k, among, per=per, where=where)[0]
+        if per is not None and per not in self.table.columns:
+            raise UsageError(f"no column {per!r} to have one hit of; see {[*self.table.columns]}")
+        rows = torch.from_numpy(rows_where(self.table, where)) if where else None
+        if per == "report":  # the features of identical reports are the same
+            first = self.distinct_rows() if rows is None else self._first_reports(rows)
+            return self._hits(*self.topk(query_feature, k, among, first), k)
+        depth, size = k, len(self) if rows is None else len(rows)
+        while True:
+            scores, found = self.topk(query_feature, depth, among, rows)
+            hits = self._hits(scores, found, k, per)
+            if depth >= size or min(map(len, hits), default=k) == k:
+                return hits
+            depth *= 4
 
-    def _hits(self, scores: list[float], rows: list[int]) -> list[Hit]:
-        """The hits (k,) of one query."""
-        hits = []
-        for score, row in zip(scores, rows, strict=True):
-            entries = {column: str(self.table.at[row, column]) for column in HIT_COLUMNS}
-            hits.append(Hit(len(hits) + 1, score, row, **entries))
-        return hits
+    def _first_reports(self, rows: Tensor) -> Tensor:
+        """Of rows (g,): the first of every distinct report, spaces and case aside."""
+        texts = self.table["report"].iloc[rows.numpy()].map(normal_text)
+        return rows[torch.from_numpy(~texts.duplicated().to_numpy())]
+
+    def _hits(
+        self, scores: Tensor, rows: Tensor, k: int, per: str | None = None
+    ) -> list[list[Hit]]:
+        """The first k hits of every query, of alike ones in column `per` the first; both (Q, depth)."""
+        found = []
+        for one_scores, one_rows in zip(scores.tolist(), rows.tolist(), strict=True):
+            seen, hits = set(), []
+            for score, row in zip(one_scores, one_rows, strict=True):
+                group = row if per is None else self.table.at[row, per]
+                if group not in seen and len(hits) < k:
+                    seen.add(group)
+                    hits.append(self._hit(len(hits) + 1, score, row))
+            found.append(hits)
+        return found
+
+    def _hit(self, rank: int, score: float, row: int) -> Hit:
+        entries = self.table.loc[row].astype(str).to_dict()
+        named = {column: entries.pop(column) for column in HIT_COLUMNS}
+        return Hit(rank, score, row, **named, other=entries)
 
     def save(self, path: str | Path) -> None:
         """Write the folder `path`; one that is there already stays whole until it is replaced."""

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import folder
+from data_prep.commands import UsageError
 from mcr_lib import ranking, search
 from mcr_lib.features import encode_pairs
 from mcr_lib.index import Index
@@ -202,7 +203,7 @@ def test_search_returns_hits_with_the_manifest_entries():
     assert (hits[0].image_path, hits[0].labels, hits[0].split) == ("images/7.png", "a|b", "test")
     batch = index.search(index.features["images"][7:9], k=3, among="images")
     assert len(batch) == 2 and batch[0] == hits, "a batch gives a list per query"
-    reports = [hit.report for hit in index.search(unit(1, 8)[0], k=9, distinct=True)]
+    reports = [hit.report for hit in index.search(unit(1, 8)[0], k=9, per="report")]
     assert len(reports) == len(set(reports)) == 5, "distinct: every report once"
 
 
@@ -220,6 +221,54 @@ def test_an_index_refuses_what_does_not_fit():
         index.search(unit(1, 8)[0], k=0)
     with pytest.raises(ValueError, match="width 4, the index 8"):
         index.search(unit(1, 4)[0])
+
+
+@pytest.fixture
+def archive():
+    """60 pairs of 20 patients, whose names, views and ages one may choose by."""
+    table = make_table(60)
+    table["patient_id"] = [f"p{row % 20}" for row in range(60)]
+    table["view"] = ["frontal", "lateral", "frontal"] * 20
+    table["age"] = [str(row) for row in range(60)]
+    return Index(unit(60, 8), unit(60, 8, 1), table, "m")
+
+
+@pytest.mark.parametrize("among", ["images", "texts"])
+@pytest.mark.parametrize("per", [None, "patient_id", "report"])
+@pytest.mark.parametrize("where", [[], ["view=frontal"], ["age>=7", "patient_id!=p3"]])
+def test_filters_and_one_hit_each_as_a_plain_loop_finds_them(archive, among, per, where):
+    queries = unit(5, 8, seed=9)
+    keep = [
+        row
+        for row, entry in archive.table.iterrows()
+        if "view=frontal" not in where or entry["view"] == "frontal"
+        if "age>=7" not in where or (int(entry["age"]) >= 7 and entry["patient_id"] != "p3")
+    ]
+    scores = queries.double() @ archive.features[among].double().T
+    for query, hits in enumerate(archive.search(queries, 7, among, per=per, where=where)):
+        expected, seen = [], set()
+        for row in sorted(keep, key=lambda row: (-round(float(scores[query, row]), 9), row)):
+            group = row if per is None else archive.table.at[row, per]
+            if group not in seen:
+                seen.add(group)
+                expected.append(row)
+        assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+        if per != "report":
+            assert [hit.row for hit in hits] == expected[:7]
+        else:
+            assert len({hit.report for hit in hits}) == len(hits)
+
+
+def test_a_hit_names_every_column(archive):
+    (hit,) = archive.search(unit(1, 8)[0], 1, where=["age=17"])
+    assert hit.patient_id == "p17" and hit.other["view"] == "frontal" and hit.other["age"] == "17"
+
+
+def test_what_cannot_be_chosen_by_is_said(archive):
+    with pytest.raises(UsageError, match="no column 'ward'"):
+        archive.search(unit(1, 8)[0], per="ward")
+    with pytest.raises(UsageError, match="view holds: frontal, lateral"):
+        archive.search(unit(1, 8)[0], where=["view=oblique"])
 
 
 # --- an index on disk
@@ -240,7 +289,7 @@ def test_save_and_load_give_the_same_index(tmp_path, dtype):
     assert (again.model_hash, again.made_for) == ("model-a", {"data": "here"})
     assert again.features["images"].equal(images.to(again.features["images"].dtype))
     query = unit(1, 8, seed=5)[0]
-    for how in ({"among": "images"}, {"distinct": True}, {"k": 99}):
+    for how in ({"among": "images"}, {"per": "report"}, {"per": "patient_id", "k": 99}):
         assert again.search(query, **how) == index.search(query, **how)
     pd.testing.assert_frame_equal(again.table, index.table)
 
@@ -300,7 +349,7 @@ def test_a_kill_in_the_middle_of_writing_leaves_an_old_or_a_new_index(tmp_path, 
 
         module.np.save = dying(module.np.save)
         pd.DataFrame.to_parquet = dying(pd.DataFrame.to_parquet)
-        module.write_json = dying(module.write_json)
+        module.own_files.write_json = dying(module.own_files.write_json)
         Path.rename = dying(Path.rename)
         try:
             new.save(tmp_path / "index")
@@ -454,7 +503,7 @@ def test_a_question_finds_images_for_a_text_and_reports_for_an_image(phantom, ru
     hits = search.search_data(run, phantom, text=None, image=path, k=40, device=CPU)
     assert len({ranking.normal_text(hit.report) for hit in hits}) == 40
     row = int((index.table["image_path"] == str(path)).argmax())
-    expected = index.search(index.features["images"][row], 40, "texts", distinct=True)
+    expected = index.search(index.features["images"][row], 40, "texts", per="report")
     assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-4)
 
 
@@ -467,6 +516,6 @@ def test_cuda_finds_the_same(tmp_path):
     on_gpu = (index.features[side].cuda() for side in ("images", "texts"))
     moved = make_index(97, 8, *on_gpu)
     for one in (moved, Index.load(tmp_path / "index", device="cuda")):
-        for distinct in (False, True):
-            expected = index.topk(unit(3, 8), 5, "texts", distinct)[1]
-            assert one.topk(unit(3, 8).cuda(), 5, "texts", distinct)[1].equal(expected)
+        for rows in (None, index.distinct_rows()):
+            expected = index.topk(unit(3, 8), 5, "texts", rows)[1]
+            assert one.topk(unit(3, 8).cuda(), 5, "texts", rows)[1].equal(expected)

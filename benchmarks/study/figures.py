@@ -142,7 +142,7 @@ def _choose_queries(labels: list[str], most: int) -> list[int]:
 def _find_top3(test: SplitFeatures, rows: list[int], reports: list[str]) -> list[list[str]]:
     """For the images of these rows the three nearest distinct reports, best first."""
     index = Index(test.image_features, test.text_features, test.pairs.table, "")
-    _, top = index.topk(test.image_features[rows], 3, "texts", distinct=True)  # Q, 3
+    _, top = index.topk(test.image_features[rows], 3, "texts", index.distinct_rows())  # Q, 3
     hits = []
     for best in top.tolist():
         hits.append([reports[row] for row in best])

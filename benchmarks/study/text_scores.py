@@ -112,7 +112,8 @@ def score_curves(
     own = [reports[row] for row in asking]
 
     def score(queries: Tensor, among: str) -> dict:
-        _, top = index.topk(queries[asking], depth, among, distinct=among == "texts")  # Q, K
+        rows = index.distinct_rows() if among == "texts" else None
+        _, top = index.topk(queries[asking], depth, among, rows)  # Q, K
         retrieved = []
         for rows in top.tolist():
             retrieved.append([reports[row] for row in rows])

@@ -72,7 +72,7 @@ queries = [
         "own": texts[row],
         "hits": [
             (hit.score, hit.report, kind_of(row, hit))
-            for hit in index.search(image_features[row], k=3, distinct=True)
+            for hit in index.search(image_features[row], k=3, per="report")
         ],
     }
     for row in drawn

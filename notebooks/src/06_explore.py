@@ -436,7 +436,7 @@ with torch.inference_mode():
 # %%
 torch.testing.assert_close(feature, encode_image_file(mba.model, file))
 torch.testing.assert_close(feature, mba.index.features["images"][pair], atol=1e-3, rtol=0)
-for hit in mba.index.search(feature, k=3, among="texts", distinct=True):
+for hit in mba.index.search(feature, k=3, among="texts", per="report"):
     print(f"{hit.rank}. {hit.score:.3f} {hit.report[:90]}")
 
 # %% [markdown]
