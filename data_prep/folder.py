@@ -217,12 +217,13 @@ def _is_as_written(manifest: Path) -> bool:
 
 
 def describe_data(folder) -> dict:
-    """Name, whether it is synthetic, text policy and SHA-256 of a finished data set folder.
+    """Name, licence, whether it is synthetic, text policy and SHA-256 of a finished data set folder.
 
     Where the manifest was changed by hand, the SHA-256 is that of what is there now.
     """
     path, about = Path(folder) / "manifest.parquet", read_about(folder)
-    described = {key: getattr(about, key) for key in ("name", "synthetic", "text_policy", "sha256")}
+    said = ("name", "licence", "synthetic", "text_policy", "sha256")
+    described = {key: getattr(about, key) for key in said}
     if about.manifest_sha256 and path.exists() and not _is_as_written(path):
         described["sha256"] = content_sha256(path.parent, read(folder))
     return described

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from .errors import KitError
 from .folder import describe_data
-from .own_files import atomic, check_fingerprints, file_sha256, locked, read_model
+from .own_files import atomic, check_fingerprints, file_sha256, locked, read_json, read_model
 
 RESTORE = "restore it, or train again into another folder"
 PICTURES = "training_pictures.npy"
@@ -41,6 +41,9 @@ class Data(_Kept):
 
     name: str
     sha256: str
+    synthetic: bool = False
+    text_policy: str = ""
+    licence: str = ""  # older ones do not say
     tokenizer: dict[str, str] = {}
 
 
@@ -64,6 +67,31 @@ class Manifest(_Kept):
     def of_training(self) -> dict:
         """What results repeat of it."""
         return {key: getattr(self, key) for key in OF_TRAINING}
+
+
+class Metrics(_Kept):
+    """What metrics.json says at least, beside the measures themselves."""
+
+    data: Data
+    split: str
+    input: str
+    protocol: str
+    weights_sha256: str
+    gallery: dict[str, int]
+    chance: dict[str, float]
+    interval: dict[str, tuple[float, float]]
+    notes: list[str] = []
+
+    @model_validator(mode="after")
+    def _has_its_measures(self):
+        for measure in self.chance:
+            if not isinstance(self.model_extra.get(measure), float | int):
+                raise ValueError(f"{measure} is missing")
+        return self
+
+    def value(self, measure: str) -> float:
+        """One of the measures of `chance`."""
+        return self.model_extra[measure]
 
 
 @contextmanager
@@ -126,6 +154,17 @@ def read_manifest(run: Path) -> Manifest:
         advice = "an interrupted one goes on with the same train command and --resume"
         raise RunError(f"{run}: no finished run here (no manifest.json); {advice}")
     return read_model(path, Manifest, RESTORE)
+
+
+def read_metrics(run: Path) -> Metrics | None:
+    """What metrics.json says; None if the run was not evaluated, or by an earlier version."""
+    path = Path(run) / "metrics.json"
+    if not path.exists():
+        return None
+    advice = "evaluate the run again"
+    if "weights_sha256" not in read_json(path, advice):
+        return None
+    return read_model(path, Metrics, advice)
 
 
 def find_training_data(run: Path) -> Path:

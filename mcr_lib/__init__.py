@@ -14,7 +14,8 @@ _HOME = {
     "MCROutput": "model.MCROutput",
     "Batch": "model.Batch",
     "Trainer": "trainer.Trainer",
-    "load": "run.load_run",
+    "load": "encoder.load",
+    "Encoder": "encoder.Encoder",
     "Index": "index.Index",
 }
 __all__ = sorted(_HOME)

@@ -1,13 +1,12 @@
 """MCR, the whole model: reads as the paper's Fig. 2. All arms of the study are this one class; an arm is two config
 keys. Touches no file, device, clock or random state: the noise that masks comes in the batch."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from . import losses
@@ -59,7 +58,12 @@ class Masked:
     labels: Tensor  # N, M, the tokens that stood there, −100 = not scored
 
 
-class MCR(nn.Module):
+class MCR(
+    nn.Module,
+    PyTorchModelHubMixin,  # from_pretrained, save_pretrained, push_to_hub
+    library_name="mcr_lib",
+    coders={MCRConfig: (lambda config: config.model_dump(mode="json"), MCRConfig.model_validate)},
+):
     """Masked Contrastive Reconstruction (Wei, Jin, Zhou 2023, Fig. 1b and 2), and its arms."""
 
     def __init__(self, config: MCRConfig):
@@ -147,8 +151,20 @@ class MCR(nn.Module):
     ) -> Tensor:
         """input_ids, attention_mask (N, T) → S^r (N, common_dim), unit vectors. lengths: see
         `encode_by_length`."""
-        f_r = encode_by_length(self.report_encoder, input_ids, attention_mask, lengths)
+        if lengths:
+            f_r = encode_by_length(self.report_encoder, input_ids, attention_mask, lengths)
+        else:
+            f_r = self.report_encoder(input_ids, attention_mask)
         return self.to_common(self.report_head, f_r, attention_mask)
+
+    @classmethod
+    def _from_pretrained(cls, **how):
+        """Of the hub's mixin: whole or not at all."""
+        return super()._from_pretrained(**how | {"strict": True})
+
+    @classmethod
+    def _load_as_pickle(cls, *_):
+        raise ValueError("there is no model.safetensors, and nothing else is read")
 
     def mask_report(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The batch's reports with a share of their tokens masked; see `masking.mask_report`."""

@@ -19,7 +19,7 @@ from data_prep.provenance import commit, peak_memory, provenance
 from data_prep.run_files import RunError
 
 from . import retrieval
-from .config import RunConfig, read_config
+from .config import MCRConfig, RunConfig, read_config
 from .data import PairData, TrainBatches, usable_rows
 from .engine import checkpoint, distributed, pretrained, run_folder
 from .engine.precision import precision_name
@@ -82,11 +82,16 @@ def load_run(run: Path | str, device: torch.device | str = "cpu", *, best: bool 
     path, _, skipped = checkpoint.find(run, best)
     for line in skipped:
         distributed.notice_once(line)
-    with torch.device("meta"):  # no memory for sizes that the checkpoint does not have
-        checkpoint.check_sizes(path, MCR(config.model))
-    model = MCR(config.model)
-    checkpoint.load_model(path, model)
-    return model.to(device).eval(), tokenizer
+    return load_weights(path, config.model).to(device).eval(), tokenizer
+
+
+def load_weights(folder: Path, config: MCRConfig) -> MCR:
+    """The model of a folder's model.safetensors, whole. Raises CheckpointError if it does not fit."""
+    with torch.device("meta"):  # no memory for sizes that the file does not have
+        checkpoint.check_sizes(folder, MCR(config))
+    model = MCR(config)
+    checkpoint.load_model(folder, model)
+    return model
 
 
 def _own_tokenizer(run: Path, config: RunConfig):
