@@ -1,18 +1,19 @@
-"""The command line: `python -m mcr_lib train | evaluate | search | versions`. Only options, printing and errors.
+"""The command line: `python -m mcr_lib train | evaluate | search | export | embed | versions`. Options, printing, errors.
 
-The work is in run.py, evaluate.py and search.py. A user's mistake is one line on stderr and exit status 2."""
+The work is in run.py, evaluate.py, search.py and export.py. A user's mistake is one line on stderr and exit status 2."""
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import pandas as pd
 import typer
 
-from data_prep.commands import QUIET, UsageError, command_line, flag, notice, option, run_app
+from data_prep.commands import QUIET, command_line, flag, notice, option, run_app, say
+from data_prep.conditions import HELP
 from data_prep.provenance import libraries
 
 app = typer.Typer(help="Masked Contrastive Reconstruction: train, evaluate, search.", **QUIET)
@@ -30,7 +31,18 @@ Masked = flag("--masked", "encode masked input, as in training")
 Best = flag("--best", "the checkpoint with the best validation, not the last")
 Text = option(str | None, "find images for a sentence")
 Image = option(Path | None, "find reports for an image file (PNG, JPEG, DICOM)")
+Without = option(str | None, "a sentence that hits should not be like")
+Texts = option(Path | None, "many questions: a file with a sentence on each line")
+Images = option(Path | None, "many questions: a folder of image files")
+ImageWeight = Annotated[float, typer.Option(min=0, max=1, help="the image's share beside --text")]
+Among = Annotated[Literal["images", "texts"] | None, typer.Option(help="what to find")]
+Where = option(list[str], f"only pairs with {HELP}; may be repeated", "--where")
+Per = option(str | None, "one hit per value of a column, such as patient_id or study_id")
+OtherPatients = flag("--other-patients", "none of the patient whose image is asked with")
+Out = option(Path | None, "write the hits as a table: .csv, .json or .parquet")
 K = Annotated[int, typer.Option("-k", min=1, help="how many")]
+Folder = option(Path, "a new folder")
+Onnx = flag("--onnx", "also image.onnx and text.onnx")
 AsJson = flag("--json", "machine-readable")
 
 
@@ -90,27 +102,72 @@ def search(
     run: Run,
     text: Text = None,
     image: Image = None,
+    without: Without = None,
+    texts: Texts = None,
+    images: Images = None,
+    image_weight: ImageWeight = 0.5,
+    among: Among = None,
+    where: Where = [],  # noqa: B006 (typer copies it)
+    per: Per = None,
+    other_patients: OtherPatients = False,
     k: K = 5,
+    out: Out = None,
     as_json: AsJson = False,
     device: Device = "auto",
 ):
-    """Find images for a sentence, or reports for an image."""
-    from .engine.distributed import pick_device, print_once
-    from .search import search_data
+    """Find images for a sentence, reports for an image; for both, or many, with conditions."""
+    from data_prep.tables_out import check_name, write_table
 
-    if (text is None) == (image is None):
-        raise UsageError("give either --text or --image")
-    notes, place = [], pick_device(device)
-    hits = search_data(run, data, text=text, image=image, k=k, device=place, tell=notes.append)
+    from .engine.distributed import pick_device
+    from .question import Question, Searching, as_row, ask, ask_many, read_questions
+    from .run import load_run
+    from .search import build_index
+
+    if out is not None:
+        check_name(out)
+    how = Searching(k, among, where, per, other_patients)
+    one = Question(text, image, without, image_weight)
+    many = read_questions(one, texts, images)
+    place, notes = pick_device(device), []
+    model, tokenizer = load_run(run, place)
+    index = build_index(run, data, device=place)
+    if many is None:
+        hits = ask(model, tokenizer, index, one, how, notes.append)
+        rows = [as_row(hit) | {"notes": notes} for hit in hits]
+    else:
+        rows = ask_many(model, tokenizer, index, many, how)
     for note in notes:
         notice(note)
-    if as_json:
-        print(json.dumps([asdict(hit) | {"notes": notes} for hit in hits], indent=1))
-        return
-    for hit in hits:
-        report = hit.report if len(hit.report) <= 160 else hit.report[:157] + "…"
-        print_once(f"{hit.rank:3d}  {hit.score:.3f}  {hit.image_path}  [{hit.labels}]")
-        print_once(f"           {' '.join(report.split())}")
+    if out is not None:
+        write_table(out, pd.DataFrame(rows))
+        say(f"{out}: {len(rows)} rows")
+    elif as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print_hits(rows)
+
+
+def print_hits(rows: list[dict]) -> None:
+    """Two lines per hit: rank, score, image, labels; the report."""
+    for row in rows:
+        if "asked" in row and row.get("rank", 1) == 1:
+            say(f"\n{row['asked']}")
+        if "rank" not in row:
+            say(f"  –  {row['notes'][0]}")
+            continue
+        report = " ".join(row["report"].split())
+        same = "" if row["same_as"] is None else f"  nearly the picture of {row['same_as']}"
+        say(f"{row['rank']:3d}  {row['score']:.3f}  {row['image_path']}  [{row['labels']}]{same}")
+        say(f"           {report if len(report) <= 160 else report[:157] + '…'}")
+
+
+@app.command()
+def export(run: Run, out: Folder, best: Best = False, onnx: Onnx = False):
+    """Write a finished run for other people's code: hub layout, model card, ONNX."""
+    from .export import export_run
+
+    export_run(run, out, best=best, onnx=onnx)
+    print(f'{out}: mcr_lib.Encoder("{out}") reads it')
 
 
 @app.command()
@@ -126,10 +183,11 @@ def metrics_text(result: dict) -> str:
     lines = [f"protocol {result['protocol']}; {sizes}; ties: {result['tie_rule']}"]
     lines += [f"NOTE: {note}" for note in result["notes"]]
     lines.append(f"{'':34s}{'value':>9s}   {'95 % interval':>17s}   {'chance':>8s}")
-    for key, (low, high) in result["interval"].items():
-        chance = result["chance"].get(key)
+    for key in (key for key, value in result.items() if isinstance(value, float)):
+        chance, ends = result["chance"].get(key), result["interval"].get(key)
         shown = "" if chance is None else f"{chance:8.2f}"
-        lines.append(f"{key:34s}{result[key]:9.2f}   {low:8.2f} … {high:6.2f}   {shown}")
+        between = "{:8.2f} … {:6.2f}".format(*ends) if ends else f"{'none':>17s}"
+        lines.append(f"{key:34s}{result[key]:9.2f}   {between}   {shown}")
     return "\n".join(lines)
 
 

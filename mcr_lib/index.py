@@ -40,7 +40,8 @@ class _About(BaseModel):
 @dataclass(frozen=True)
 class Hit:
     """One search result: rank from 1, score = cosine (−1 … 1), row in the index, manifest entries;
-    `other`: the manifest's other columns, such as study_id, view and what was kept of one's own."""
+    `other`: the manifest's other columns, such as study_id, view and what was kept of one's own;
+    `same_as`: the rank of an earlier hit whose picture is nearly the same."""
 
     rank: int
     score: float
@@ -52,6 +53,7 @@ class Hit:
     labels: str
     split: str
     other: dict[str, str] = field(default_factory=dict)
+    same_as: int | None = None
 
 
 class Index:

@@ -1,7 +1,8 @@
-"""Search in a data set by a run's model: the index kept in the run folder, and one question put to it.
+"""Search in a data set by a run's model: the index of it, kept in the run folder.
 
 A vector follows from the weights, the pixels and the report only: of data that have grown, only what is new is encoded,
-the rest is copied from the older index of the same weights. Not here: what an index is (index.py)."""
+the rest is copied from the older index of the same weights. Not here: what an index is (index.py), what is asked of it
+(question.py)."""
 
 from __future__ import annotations
 
@@ -20,29 +21,12 @@ from data_prep.machine import without_home
 from .config import read_config
 from .data import PairData, usable_rows
 from .engine.checkpoint import weights_sha256
-from .engine.distributed import notice_once
-from .features import check_query, encode_image_file, encode_pairs, encode_sentence
-from .index import SIDES, Hit, Index
+from .features import encode_pairs
+from .index import SIDES, Index
 from .model import MCR
 from .run import RunError, load_run
 
 MADE_OF = "made_of"  # column of the index's table: 64 bits of a pair's pixels and report
-
-
-def search_data(
-    run: Path, data: Path, *, text: str | None, image: Path | None, k: int, device, tell=notice_once
-) -> list[Hit]:
-    """The k images nearest to a sentence, or the k distinct reports nearest to an image file. tell:
-    called with each line that says what to know about the answer, such as a word without meaning.
-    Raises QueryError, ImageError, RunError, CheckpointError, DataError."""
-    model, tokenizer = load_run(run, device)
-    if image is None:
-        for note in check_query(tokenizer, text, model.config.max_text_length):
-            tell(note)
-        query = encode_sentence(model, tokenizer, text)
-        return build_index(run, data, device=device).search(query, k, among="images")
-    query = encode_image_file(model, image)
-    return build_index(run, data, device=device).search(query, k, among="texts", distinct=True)
 
 
 def build_index(run: Path, data: Path, *, split: str | None = None, device: torch.device) -> Index:

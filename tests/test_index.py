@@ -495,18 +495,6 @@ def test_the_index_of_data_that_have_grown_encodes_only_what_is_new(
         torch.testing.assert_close(grown.features[side], anew.features[side], atol=1e-5, rtol=0)
 
 
-def test_a_question_finds_images_for_a_text_and_reports_for_an_image(phantom, run):
-    hits = search.search_data(run, phantom, text="large effusion", image=None, k=3, device=CPU)
-    assert [hit.rank for hit in hits] == [1, 2, 3]
-    index = search.build_index(run, phantom, device=CPU)
-    path = Path(hits[0].image_path)
-    hits = search.search_data(run, phantom, text=None, image=path, k=40, device=CPU)
-    assert len({ranking.normal_text(hit.report) for hit in hits}) == 40
-    row = int((index.table["image_path"] == str(path)).argmax())
-    expected = index.search(index.features["images"][row], 40, "texts", per="report")
-    assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-4)
-
-
 @pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device: compares it with the CPU"
 )

@@ -1,0 +1,152 @@
+"""A question to a gallery: a sentence, an image or both, what hits should not be like, and which pairs count.
+
+Not here: exact search (index.py), the gallery of a data set (search.py), how an answer is drawn (explore.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_prep.commands import UsageError
+from data_prep.errors import KitError
+from data_prep.images import letterbox, read_gray
+from data_prep.machine import progress
+
+from .features import check_query, encode_image_file, encode_sentence
+from .index import Hit, Index
+from .model import MCR
+
+WITHOUT = -0.5  # weight of what hits should not be like, beside 1 for what they should
+SAME_IMAGE = 1 - 1e-5  # cosine above which two images are one
+THUMBNAIL, SAME_PICTURE = 32, 0.995  # pixels; correlation of two thumbnails that are nearly one
+SAMPLE = 20_000  # gallery vectors from which the spread of a score is taken
+
+
+@dataclass(frozen=True)
+class Question:
+    """`text`, `image` (a file) or both, of which the image counts image_weight, 0 to 1, and the
+    text the rest; `without`: a sentence that hits should not be like."""
+
+    text: str | None = None
+    image: Path | None = None
+    without: str | None = None
+    image_weight: float = 0.5
+
+
+@dataclass(frozen=True)
+class Searching:
+    """How to search: the k best `among` the images or the texts (None: images for a sentence, else
+    texts), `where` conditions hold, one hit `per` value of a column; other_patients: none of the
+    patient whose image is asked with."""
+
+    k: int = 5
+    among: str | None = None
+    where: Sequence[str] = ()
+    per: str | None = None
+    other_patients: bool = False
+
+
+def combine(parts: list[tuple[Tensor, float]], gallery: Tensor) -> Tensor:
+    """One query (D,) from vectors (D,) and their weights. Each one's scores over the gallery (N, D)
+    are brought to deviation 1, weighted and added, for a sentence and an image spread differently;
+    a negative weight sinks what is alike. One part alone stays as it is."""
+    if len(parts) == 1:
+        return parts[0][0]
+    some = gallery[:: max(1, len(gallery) // SAMPLE)].float().cpu()
+    weighted = [weight * vector / (some @ vector).std().clamp(min=1e-6) for vector, weight in parts]
+    return torch.stack(weighted).sum(0)
+
+
+def ask(
+    model: MCR,
+    tokenizer,
+    index: Index,
+    question: Question,
+    how: Searching,
+    tell: Callable[[str], None],
+) -> list[Hit]:
+    """The hits of one question. tell: called with each thing to know about the answer, such as a
+    word without meaning. Raises QueryError, ImageError, UsageError."""
+    both = question.text is not None and question.image is not None
+    weights = (1 - question.image_weight, question.image_weight) if both else (1.0, 1.0)
+    parts, where = [], list(how.where)
+    for sentence, weight in ((question.text, weights[0]), (question.without, WITHOUT)):
+        if sentence is not None:
+            for note in check_query(tokenizer, sentence, model.config.max_text_length):
+                tell(note)
+            parts.append((encode_sentence(model, tokenizer, sentence), weight))
+    if question.image is not None:
+        own = encode_image_file(model, question.image)
+        parts.append((own, weights[1]))
+        if how.other_patients:
+            where += _not_of_its_patient(index, own, tell)
+    among = how.among or ("texts" if question.text is None else "images")
+    per = how.per or ("report" if among == "texts" else None)
+    query = combine(parts, index.features[among])
+    hits = index.search(query, how.k, among, per=per, where=where)
+    return name_duplicates(hits) if among == "images" else hits
+
+
+def _not_of_its_patient(index: Index, image: Tensor, tell: Callable[[str], None]) -> list[str]:
+    """The condition that leaves out the patient whose image (D,) this is."""
+    (best,) = index.search(image, 1, "images")
+    if best.score < SAME_IMAGE:
+        tell("the image is none of this data set, so no patient is left out")
+        return []
+    return [f"patient_id!={best.patient_id}"]
+
+
+def name_duplicates(hits: list[Hit]) -> list[Hit]:
+    """The hits, each with the rank of the first one whose picture is nearly the same, if there is."""
+    thumbnails, named = [], []
+    for hit in hits:
+        small = (
+            letterbox(read_gray(Path(hit.image_path), THUMBNAIL), THUMBNAIL).ravel().astype(float)
+        )
+        thumbnails.append((small - small.mean()) / max(small.std(), 1e-6))
+        alike = np.array(thumbnails[:-1]) @ thumbnails[-1] / len(small) if named else np.zeros(0)
+        first = next((i for i, value in enumerate(alike) if value > SAME_PICTURE), None)
+        named.append(hit if first is None else replace(hit, same_as=hits[first].rank))
+    return named
+
+
+def ask_many(
+    model: MCR, tokenizer, index: Index, questions: Iterable[Question], how: Searching
+) -> list[dict]:
+    """A row per hit of every question, with what was `asked`; for a question that cannot be
+    answered one row without a rank that says why in `notes`. Nothing is left out."""
+    rows = []
+    for question in progress(list(questions), desc="search", unit="question"):
+        asked, notes = {"asked": question.text or str(question.image)}, []
+        try:
+            hits = ask(model, tokenizer, index, question, how, notes.append)
+        except KitError as error:
+            rows.append(asked | {"notes": [str(error)]})
+            continue
+        rows += [asked | as_row(hit) | {"notes": notes} for hit in hits]
+    return rows
+
+
+def read_questions(one: Question, texts: Path | None, images: Path | None) -> list[Question] | None:
+    """Many questions: the lines of a file or the files of a folder, each with what else `one` says.
+    None if there is only the one. Raises UsageError if more than one kind is given, or nothing."""
+    if sum(x is not None for x in (one.text or one.image, texts, images)) != 1:
+        raise UsageError("give --text, --image or both, or --texts, or --images")
+    if texts is not None:
+        lines = texts.read_text(encoding="utf-8").splitlines()
+        return [replace(one, text=line.strip()) for line in lines if line.strip()]
+    if images is not None:
+        files = sorted(path for path in images.iterdir() if path.is_file())
+        return [replace(one, image=path) for path in files]
+    return None
+
+
+def as_row(hit: Hit) -> dict:
+    """A hit as one flat row: rank, score and every column of the manifest."""
+    row = asdict(hit)
+    return row | row.pop("other")
