@@ -259,12 +259,12 @@ def _kept_columns(keep: list[str], earlier: pd.DataFrame | None) -> list[str]:
 
 
 def _note(rows: pd.DataFrame, older: pd.DataFrame | None, gone: int, funnel: Funnel) -> None:
-    """What is to be said beside the funnel."""
-    notes = {
-        "pairs that were there before are kept": 0 if older is None else len(older),
-        "pairs that the table no longer has are taken out": gone,
-        "pairs of no known view (PA, AP, frontal, lateral): they count as frontal": int(
-            (rows["view"] == "unknown").sum()
-        ),
-    }
-    funnel.notes.update({note: count for note, count in notes.items() if count})
+    """Say what this run changed, and note what is to be known of the folder."""
+    if older is not None:
+        print(f"{len(older):,} pairs that were there before are kept")
+    if gone:
+        print(f"{gone:,} pairs that the table no longer has are taken out")
+    unknown = int((rows["view"] == "unknown").sum())
+    if unknown:
+        known = "PA, AP, frontal, lateral"
+        funnel.notes[f"pairs of no known view ({known}): they count as frontal"] = unknown
