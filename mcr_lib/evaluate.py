@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
+from data_prep.errors import DataError
 from data_prep.folder import describe_data, write_json
 from data_prep.provenance import provenance
 from data_prep.run_files import Manifest, RunError, check_begun, count_seen, read_manifest
+from data_prep.vectors import read_vectors
 
 from . import retrieval
 from .config import read_config
@@ -79,6 +81,18 @@ def evaluate_run(
         return result
 
     return distributed.run_on_main(measure_and_write)
+
+
+def evaluate_embeddings(path: Path, protocol: str = "text-identical") -> dict:
+    """`retrieval.evaluate` of anyone's vectors in an .npz or Parquet file (data_prep/vectors.py says
+    what is in it). Raises DataError, UsageError."""
+    given = read_vectors(path)
+    features = torch.from_numpy(given.image_features), torch.from_numpy(given.text_features)
+    about = {"texts": given.texts, "labels": given.labels, "clusters": given.patients}
+    try:
+        return retrieval.evaluate(*features, **about, protocol=protocol) | {"notes": []}
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def compare_with_training(
