@@ -62,8 +62,8 @@ class PairData:
         self.ids = tokenize(tokenizer, self.table["report"].tolist(), model.max_text_length)
         self.lengths = np.array([len(ids) for ids in self.ids])
         size = store_size(model.img_size)
-        pack.pack(self.path, size, processes=1 if len(table) < FEW else None)  # if not there yet
-        self.pixels = pack.open_store(self.path, size)
+        pack.pack(self.path, size, 1 if len(table) < FEW else None, table=table)  # if not there yet
+        self.pixels = pack.open_store(self.path, size, table=table)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -95,7 +95,8 @@ def test_bad_files_have_a_reason(tmp_path, damage):
                 "dicom": b"\0" * 128 + b"DICM" + good,
             }[damage]
         )
-    with pytest.raises(ImageError, match="missing" if damage == "missing" else "not readable"):
+    reasons = {"missing": "missing", "dicom": "DICOM without an image"}
+    with pytest.raises(ImageError, match=reasons.get(damage, "not readable")):
         images.read_gray(path)
     name, reason = images.store(path, tmp_path / "out" / "x", 512)
     assert name == "" and reason and not list(tmp_path.glob("out/*"))
@@ -126,7 +127,7 @@ def test_store_leaves_what_is_there(tmp_path):
 
 
 def test_names_with_dots_keep_them(tmp_path):
-    Image.new("L", (64, 64)).save(tmp_path / "a.b.png")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "a.b.png")
     assert images.store(tmp_path / "a.b.png", tmp_path / "1.2.840", 64) == ("1.2.840.png", "")
 
 
@@ -159,7 +160,7 @@ def test_several_processes_give_the_order_of_one(tmp_path):
 
 
 def test_store_all_quarantines_by_origin(tmp_path):
-    Image.new("L", (64, 64)).save(tmp_path / "good.png")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "good.png")
     funnel = Funnel()
     table = pd.DataFrame(
         {
@@ -203,17 +204,17 @@ def test_compressed_dicom_gives_the_pixels_of_the_uncompressed(tmp_path, syntax)
 
 def test_a_corrected_image_is_stored_again_and_an_old_one_is_not(tmp_path):
     source, target = tmp_path / "a.png", tmp_path / "out" / "a"
-    Image.new("L", (8, 8), 10).save(source)
+    Image.linear_gradient("L").save(source)
     name, _ = images.store(source, target, 64)
     os.utime(source, (1, 1))
     Image.new("L", (8, 8), 99).save(target.with_name(name))  # stands for what was stored
     images.store(source, target, 64)
     assert Image.open(target.with_name(name)).getpixel((0, 0)) == 99
-    Image.new("L", (8, 8), 200).save(source)
+    Image.linear_gradient("L").rotate(180).save(source)
     later = target.with_name(name).stat().st_mtime + 5
     os.utime(source, (later, later))
     images.store(source, target, 64)
-    assert Image.open(target.with_name(name)).getpixel((0, 0)) == 200
+    assert Image.open(target.with_name(name)).getpixel((0, 0)) > 200
 
 
 def test_where_the_system_does_not_say_the_cores_are_the_machines(monkeypatch):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -202,7 +203,9 @@ def _write_big_folder(data: Path, n: int, size: int) -> None:
     store.mkdir()
     shape = (n, size, size)
     np.lib.format.open_memmap(store / f"{size}.npy", mode="w+", dtype=np.uint8, shape=shape)
-    folder.write_json(store / f"{size}.json", pack.describe(data, size))
+    crc = zlib.crc32(bytes(size * size))
+    rows = [pack.Row(image, None, None, "", crc) for image in table.image_path]
+    pack.write_index(store / f"{size}.npy", size, rows)
 
 
 def _open_pairs(data: Path, config: RunConfig) -> PairData:
