@@ -167,6 +167,15 @@ def write_json(path: Path, content: Any) -> None:
         )
 
 
+def sealed(content: dict) -> dict:
+    """`content` with the SHA-256 of itself, for files that nobody edits: `read_model` looks whether it still fits."""
+    return content | {"seal": _seal(content)}
+
+
+def _seal(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def append_line(path: Path, record: dict) -> None:
     """One more line of a log, JSON; what is cut short by a kill is what `read_log` passes over."""
     with _reporting(path), path.open("a", encoding="utf-8") as file:
@@ -183,7 +192,10 @@ def read_json(path: Path, advice: str = "make the folder again") -> dict:
 
 def read_model(path: Path, model: type[Model], advice: str) -> Model:
     """The JSON object in `path` as a pydantic model. Raises DamagedFile as `read_json` does."""
-    return validated(path, read_json(path, advice), model, advice)
+    content = read_json(path, advice)
+    if "seal" in content and content.pop("seal") != _seal(content):
+        raise DamagedFile(f"{path} is not as it was written (seal): {advice}")
+    return validated(path, content, model, advice)
 
 
 def read_yaml(path: Path, advice: str) -> dict:

@@ -168,9 +168,8 @@ class Index:
                 np.save(beside / f"{side}.npy", features.cpu().numpy())
             self.table.to_parquet(beside / "table.parquet")
             about = {"model_hash": self.model_hash, "pairs": len(self), "made_for": self.made_for}
-            own_files.write_json(
-                beside / "index.json", about | {"files": own_files.fingerprints(beside)}
-            )
+            about["files"] = own_files.fingerprints(beside)
+            own_files.write_json(beside / "index.json", own_files.sealed(about))
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Index:
@@ -183,9 +182,8 @@ class Index:
             about = own_files.read_model(path / "index.json", _About, "unusable")
             if about.files.keys() != set(FILES):
                 raise own_files.DamagedFile("index.json does not name its files")
-            own_files.check_fingerprints(
-                path, about.files, "unusable"
-            )  # before a reader that could crash
+            # before any reader, which a damaged file could crash
+            own_files.check_fingerprints(path, about.files, "unusable")
         except own_files.DamagedFile as error:
             reason = f"damaged, of another version, or its files are not of one index ({error})"
             raise ValueError(f"{path}: {reason}: build the index again") from None

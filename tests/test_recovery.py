@@ -1,6 +1,7 @@
 """No run is ever lost: killed processes, full and read-only disks, damaged and foreign checkpoints, signals; what the
 user reads, and that going on ends where an undisturbed run ends."""
 
+import errno
 import json
 import os
 import random
@@ -22,6 +23,7 @@ from test_trainer import FAST, Stop, assert_same_weights, stop_at
 
 from benchmarks import ROOT
 from benchmarks.cost import recovery, recovery_process
+from mcr_lib import trainer as trainer_module
 from mcr_lib.__main__ import main
 from mcr_lib.config import resolve
 from mcr_lib.data import PairData, epoch_order
@@ -40,11 +42,12 @@ def said(stderr: str) -> list[str]:
 
 
 def call(capsys, *arguments) -> tuple[int, str, list[str]]:
+    """mcr_lib with these arguments → exit status, all that is printed, the errors among it."""
     with mock.patch.object(sys, "argv", ["mcr_lib", *map(str, arguments)]):
         status = main()
     out, err = capsys.readouterr()
     assert "Traceback" not in err
-    return status, out, said(err)
+    return status, out + err, said(err)
 
 
 def arguments(data, run, settings: dict, *more) -> list:
@@ -320,7 +323,7 @@ def test_a_disk_full_from_the_start_leaves_no_run(phantom, small_disk, capsys):
     )  # the same command, with room
 
 
-def test_a_read_only_run_folder(phantom, small_disk, undisturbed, capsys):
+def test_a_read_only_run_folder(phantom, small_disk, undisturbed, capsys, monkeypatch):
     """At the start, in the middle and on resuming: one line each, and nothing lost."""
     disk, remount = small_disk
     remount("ro")
@@ -334,8 +337,11 @@ def test_a_read_only_run_folder(phantom, small_disk, undisturbed, capsys):
     remount("rw")
 
     def turn_read_only(trainer, record):
-        if record["step"] == 6:
-            remount("ro")
+        if record["step"] == 4:  # the disk itself cannot be turned while a file on it is locked
+            monkeypatch.setattr(trainer_module, "append_line", refuse)
+
+    def refuse(path, record):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     with pytest.raises(
         TrainingStopped, match=r"metrics.jsonl could not be written: Read-only .* --resume"
@@ -343,6 +349,8 @@ def test_a_read_only_run_folder(phantom, small_disk, undisturbed, capsys):
         train_run(
             phantom, disk / "run", resolve("smoke", FAST), device=CPU, callbacks=[turn_read_only]
         )
+    monkeypatch.undo()
+    remount("ro")
     status, _, lines = call(capsys, *arguments(phantom, disk / "run", FAST, "--resume"))
     assert status == 2 and len(lines) == 1 and "read-only" in lines[0]
     remount("rw")
@@ -425,7 +433,7 @@ def test_a_kill_while_saving_or_logging_leaves_nothing_that_hinders(
     run = tmp_path / "run"
     with pytest.raises(Stop):
         train_run(phantom, run, resolve("smoke", FAST), device=CPU, callbacks=[stop_at(10)])
-    partial = run / "checkpoints" / ".step-00000010.partial"
+    partial = run / "checkpoints" / ".step-00000010.new"
     partial.mkdir()
     (partial / "model.safetensors").write_bytes(b"half")
     with (run / "metrics.jsonl").open("a") as log:
@@ -469,7 +477,7 @@ def test_files_are_synced_then_renamed_then_the_folder_is_synced(tmp_path, monke
         "model.safetensors",
         "optimizer.safetensors",
         "state.json",
-        ".step-00000007.partial",
+        ".step-00000007.new",
     } and events[where + 1 :] == ["checkpoints"]
 
 

@@ -168,7 +168,7 @@ def test_small_archives_train_and_are_searched(phantom, tmp_path, capsys):
     table.loc[table.index[table["split"] == "validate"][0], "view"] = "lateral"
     table.to_parquet(small / "manifest.parquet")
     train_run(small, tmp_path / "run", resolve("smoke", FAST), device=CPU)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert (
         "no pairs to validate with" in said
         and "12 pairs to train on, fewer than batch_size=16" in said
