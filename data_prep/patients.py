@@ -43,7 +43,7 @@ def keep_patients(table: pd.DataFrame, column: str, funnel: Funnel) -> pd.DataFr
     """The rows with a patient, the ids in `column` in their one spelling; what was merged is noted."""
     spelt = table[column].map(str.strip)
     one_of = {spelling: normal_id(spelling) for spelling in spelt.unique()}
-    ids = spelt.map(one_of)
+    ids = pd.Series([one_of[spelling] for spelling in spelt], spelt.index, dtype=object)
     known = pd.Series([one for one in one_of.values() if one], dtype=object)
     merged = known.value_counts()
     if (merged > 1).any():
@@ -121,7 +121,9 @@ def keep_one_split(
         return table
     emptied = sorted({*table.split} - {*table.split[good]})
     if emptied:
-        print(f"no pair is left in {', '.join(emptied)}: all its pictures stand in other splits too")
+        print(
+            f"no pair is left in {', '.join(emptied)}: all its pictures stand in other splits too"
+        )
     reason = "the same picture stands in another split: " + kept
     return funnel.keep(table, good, "pictures in one split: pairs", reason)
 

@@ -13,7 +13,7 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ SEPARATORS = ",;\t|"
 LIMIT = 2**30  # bytes of an unpacked table: more is a mistake, or meant to fill the memory
 SHAPES = 1000  # kinds of keys that are remembered, to know a row where it does not belong
 ENCODINGS = "cp1252 (Excel in Western Europe and America), gb18030 (China), cp932 (Japan), cp1251"
+PROSE = re.compile(r"[a\s]*a[a\s]*[.]?")  # the shape of words
 MARKS = (  # the byte order marks, the longer first
     (b"\xef\xbb\xbf", "utf-8-sig"),
     (b"\xff\xfe\x00\x00", "utf-32"),
@@ -63,7 +64,7 @@ class UnknownEncoding(DataError):
 def read(path: Path, wanted: list[str], encoding: str | None = None) -> Table:
     """The table in `path`, whose header has to hold the columns `wanted`: the separator is the one that finds them.
 
-    The first of them is taken as what rows are known by (an image, a number). Raises DataError.
+    Rows are known by the first two of them (an image, a number). Raises DataError.
     """
     lines = _decode(path, _read_bytes(path), encoding)
     start, separator = _find_header(lines, wanted)
@@ -74,8 +75,8 @@ def read(path: Path, wanted: list[str], encoding: str | None = None) -> Table:
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise DataError(f"{path} has the column {twice[0]} twice: rename one")
-    key = header.index(wanted[0]) if wanted and wanted[0] in header else 0
-    return _parse(lines, start + 1, header, separator, key)
+    keys = [header.index(name) for name in wanted[:2] if name in header] or [0]
+    return _Rows(header, separator, keys).parse(lines, start + 1)
 
 
 # ------------------------------------------------------------------------------------------------------------ bytes
@@ -177,38 +178,87 @@ def _find_header(lines: list[str], wanted: list[str]) -> tuple[int, str]:
     return start, max(SEPARATORS, key=columns_found)
 
 
-def _parse(lines: list[str], start: int, header: list[str], separator: str, key: int) -> Table:
-    """All rows after the header; a row that breaks a rule of CSV, or has other columns, is faulty."""
-    table = Table({name: [] for name in header if name}, [], [])
-    columns = [table.columns.get(name) for name in header]
-    shapes: set[str] = set()
-    at, follows_row = start, False
-    while at < len(lines):
-        line = at + 1
-        if not lines[at].strip():
-            at += 1
-            continue
-        fields, at, fault = _next_row(lines, at, separator)
-        fault = fault or _fault(fields, header, separator, key, shapes)
-        if fault:
-            at = line  # the row's own line is faulty; those it may have swallowed are read again
-            table.faulty.append((line, fault))
-            if follows_row and not _is_row(fields, key, shapes):
-                _take_back(table, line)
+class _Rows:
+    """Takes the lines of a table apart, knowing what the keys of its rows look like so far."""
+
+    def __init__(self, header: list[str], separator: str, keys: list[int]) -> None:
+        self.header, self.separator, self.keys = header, separator, keys
+        self.table = Table({name: [] for name in header if name}, [], [])
+        self.shapes: list[set[str]] = [set() for _ in keys]
+
+    def parse(self, lines: list[str], start: int) -> Table:
+        """All rows from line `start` on; one that breaks a rule of CSV, or has other columns, is faulty."""
+        at, follows_row = start, False
+        while at < len(lines):
+            line = at + 1
+            if not lines[at].strip():
+                at += 1
+                continue
+            fields, at, fault = _next_row(lines, at, self.separator)
+            fault = fault or self._fault(fields)
+            if not fault:
+                self._add(line, fields)
+                follows_row = True
+                continue
+            at = line  # this line alone is faulty; those it may have swallowed are read again
+            self.table.faulty.append((line, fault))
+            if follows_row and not self._is_known(fields):
+                self._take_back(line)
             follows_row = False
-            continue
-        if len(shapes) < SHAPES:
-            shapes.add(_shape(fields[key]))
-        follows_row = True
-        table.lines.append(line)
-        for column, field in zip(columns, fields, strict=False):
-            if column is not None:
-                column.append(field)
-    return table
+        return self.table
+
+    def _add(self, line: int, fields: list[str]) -> None:
+        self.table.lines.append(line)
+        for name, field in zip(self.header, fields, strict=False):
+            if name:
+                self.table.columns[name].append(field)
+        for known, key in zip(self.shapes, self.keys, strict=True):
+            if len(known) < SHAPES:
+                known.add(_shape(fields[key]))
+
+    def _take_back(self, line: int) -> None:
+        """The row before a line that is no row: the line goes on with it, so it is not whole."""
+        before = self.table.lines.pop()
+        for column in self.table.columns.values():
+            column.pop()
+        why = f"a line break that no quotes protect, before line {line}"
+        self.table.faulty.append((before, why))
+
+    def _fault(self, fields: list[str]) -> str:
+        """Why these fields are no row of the table, or ""."""
+        width = len(self.header)
+        if any("\0" in field for field in fields):
+            return "a zero byte"
+        if len(fields) < width or any(field.strip() for field in fields[width:]):
+            return f"{len(fields)} columns where the header has {width}"
+        if all(map(self._is_prose, self.keys, self.shapes, [fields] * len(self.keys))):
+            return "words where other rows have a name and a number"
+        inner = (line for field in fields for line in field.split("\n")[1:])
+        if any(self._is_swallowed(line, _shape(fields[self.keys[0]])) for line in inner):
+            return "a quote that opens and closes rows later"
+        return ""
+
+    def _is_known(self, fields: list[str]) -> bool:
+        """Whether it begins as rows do."""
+        key = self.keys[0]
+        return len(fields) > key and _shape(fields[key]) in self.shapes[0]
+
+    def _is_prose(self, key: int, known: set[str], fields: list[str]) -> bool:
+        """Whether the key is made of words, which no row's was."""
+        return bool(PROSE.fullmatch(_shape(fields[key])) and known) and not any(
+            map(PROSE.fullmatch, known)
+        )
+
+    def _is_swallowed(self, line: str, shape: str) -> bool:
+        """Whether a line within a field is a row by its number of columns and by its key."""
+        fields, key, width = line.split(self.separator), self.keys[0], len(self.header)
+        if width < 2 or len(fields) < width - 1 or len(fields) <= key:
+            return False
+        return _shape(fields[key]) in self.shapes[0] | {shape}
 
 
 def _next_row(lines: list[str], at: int, separator: str) -> tuple[list[str], int, str]:
-    """(fields, the line after the row, "") or ([], …, what is wrong with it)."""
+    """(fields, the line after the row, "") or (…, what is wrong with it)."""
     if '"' not in lines[at]:
         return lines[at].split(separator), at + 1, ""
     reader = csv.reader(_with_ends(lines, at), delimiter=separator, strict=True)
@@ -225,49 +275,6 @@ def _with_ends(lines: list[str], at: int) -> Iterator[str]:
         yield lines[number] + "\n"
 
 
-def _fault(fields: list[str], header: list[str], separator: str, key: int, shapes: set[str]) -> str:
-    """Why these fields are no row of the table, or ""."""
-    if any("\0" in field for field in fields):
-        return "a zero byte"
-    if len(fields) < len(header):
-        return f"{len(fields)} columns where the header has {len(header)}"
-    if any(field.strip() for field in fields[len(header) :]):
-        return f"{len(fields)} columns where the header has {len(header)}"
-    if _is_prose(_shape(fields[key])) and shapes and not any(map(_is_prose, shapes)):
-        return "words where other rows have a name or number"
-    inner = (line for field in fields for line in field.split("\n")[1:])
-    if _holds_row(inner, len(header), separator, key, shapes | {_shape(fields[key])}):
-        return "a quote that opens and closes rows later"
-    return ""
-
-
-def _holds_row(
-    inner: Iterable[str], width: int, separator: str, key: int, shapes: set[str]
-) -> bool:
-    """Whether one of the lines within a field is a row by its number of columns and by its key."""
-    for line in inner:
-        fields = line.split(separator)
-        if width > 1 and len(fields) >= width - 1 and _is_row(fields, key, shapes):
-            return True
-    return False
-
-
-def _is_row(fields: list[str], key: int, shapes: set[str]) -> bool:
-    return len(fields) > key and _shape(fields[key]) in shapes
-
-
 def _shape(text: str) -> str:
     """What a key looks like: img/007.png → a/0.a."""
     return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", text.strip().strip('"')))
-
-
-def _is_prose(shape: str) -> bool:
-    return bool(re.fullmatch(r"[a\s]*a[a\s]*[.]?", shape))
-
-
-def _take_back(table: Table, line: int) -> None:
-    """The row before a line that is no row: the line goes on with it, so it is not whole."""
-    before = table.lines.pop()
-    for column in table.columns.values():
-        column.pop()
-    table.faulty.append((before, f"a line break that no quotes protect, before line {line}"))

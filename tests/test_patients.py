@@ -23,7 +23,7 @@ def picture(number: int) -> np.ndarray:
 
 def write(path, number: int) -> str:
     path.parent.mkdir(exist_ok=True)
-    Image.fromarray(picture(number)).save(path)
+    Image.fromarray(picture(number)).save(path, "PNG")
     return path.name
 
 
