@@ -90,7 +90,7 @@ def read_any(picture, name: str) -> Image.Image:
     if isinstance(picture, np.ndarray):
         picture = _from_array(picture, name)
     if not isinstance(picture, Image.Image):
-        what = f"{name} is a {type(picture).__name__}"
+        what = f"{name} is of type {type(picture).__name__}"
         raise ImageError(f"{what}: give paths, PIL images or uint8 arrays")
     try:
         image = _decode(picture, None)

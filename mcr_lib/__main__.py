@@ -1,6 +1,6 @@
-"""The command line: `python -m mcr_lib train | evaluate | search | export | embed | versions`. Options, printing, errors.
+"""The command line: `python -m mcr_lib train | evaluate | search | export | embed | versions`. Options and printing.
 
-The work is in run.py, evaluate.py, search.py and export.py. A user's mistake is one line on stderr and exit status 2."""
+The work is in run.py, evaluate.py, search.py, export.py. A user's mistake is one line on stderr and exit status 2."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import pandas as pd
 import typer
 
-from data_prep.commands import QUIET, command_line, flag, notice, option, run_app, say
+from data_prep.commands import QUIET, UsageError, command_line, flag, notice, option, run_app, say
 from data_prep.conditions import HELP
 from data_prep.provenance import libraries
 
@@ -42,6 +42,10 @@ OtherPatients = flag("--other-patients", "none of the patient whose image is ask
 Out = option(Path | None, "write the hits as a table: .csv, .json or .parquet")
 K = Annotated[int, typer.Option("-k", min=1, help="how many")]
 Folder = option(Path, "a new folder")
+MeasuredRun = option(Path | None, "run folder")
+Embeddings = option(Path | None, "measure these vectors instead: .npz or .parquet")
+Vectors = option(Path, "a file to write, .npz or .parquet")
+AnySplit = option(str | None, "train, validate or test; none: all")
 Onnx = flag("--onnx", "also image.onnx and text.onnx")
 AsJson = flag("--json", "machine-readable")
 
@@ -74,20 +78,30 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Run,
+    run: MeasuredRun = None,
     data: TrainedOn = None,
+    embeddings: Embeddings = None,
     split: Split = "test",
     protocol: Protocol = "text-identical",
     masked: Masked = False,
     best: Best = False,
     device: Device = "auto",
 ):
-    """Measure retrieval in both directions; the numbers go to metrics.json."""
+    """Measure retrieval in both directions: of a run, whose numbers go to metrics.json, or of
+    anyone's --embeddings: arrays image_features and text_features (N, D), unit vectors, of N pairs;
+    texts and patients (N), and labels (N, 'a|b') for label-match. `embed` writes such a file."""
     from data_prep.run_files import find_training_data
 
     from .engine import distributed
-    from .evaluate import evaluate_run
+    from .evaluate import evaluate_embeddings, evaluate_run
 
+    if (run is None) == (embeddings is None):
+        raise UsageError("give either --run or --embeddings")
+    if embeddings is not None:
+        if data or masked or best:
+            raise UsageError("--data, --masked and --best need --run")
+        print(metrics_text(evaluate_embeddings(embeddings, protocol)))
+        return
     how = {"split": split, "protocol": protocol, "masked": masked, "best": best}
     with distributed.process_group():
         place = distributed.run_everywhere(lambda: distributed.pick_device(device))
@@ -168,6 +182,21 @@ def export(run: Run, out: Folder, best: Best = False, onnx: Onnx = False):
 
     export_run(run, out, best=best, onnx=onnx)
     print(f'{out}: mcr_lib.Encoder("{out}") reads it')
+
+
+@app.command()
+def embed(data: Data, run: Run, out: Vectors, split: AnySplit = None, device: Device = "auto"):
+    """Write the vectors of a data set's pairs, both sides, with ids and reports."""
+    from data_prep.vectors import check_name, write_vectors
+
+    from .engine.distributed import pick_device
+    from .search import build_index
+
+    check_name(out)
+    index = build_index(run, data, split=split, device=pick_device(device))
+    images, texts = (index.features[side].numpy() for side in ("images", "texts"))
+    write_vectors(out, index.table, images, texts)
+    print(f"{out}: {len(index)} pairs, {images.shape[1]} numbers each side")
 
 
 @app.command()

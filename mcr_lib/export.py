@@ -1,9 +1,9 @@
 """A finished run for other people's code: the hub's layout, a model card filled from the run, ONNX of both encoders.
 
-    config.json  model.safetensors     MCR.from_pretrained reads these
-    tokenizer.json  tokenizer_config.json  preprocessor_config.json     and Encoder these as well
-    README.md                          the model card
-    image.onnx  text.onnx              if asked for: inputs as `encode_image` and `encode_text` take them
+    config.json  model.safetensors                   what MCR.from_pretrained reads
+    tokenizer files  preprocessor_config.json        what Encoder reads as well
+    README.md                                        the model card
+    image.onnx  text.onnx                            if asked for; they take what the model's encode_… take
 
 Not here: reading it (encoder.py)."""
 
@@ -11,99 +11,68 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from data_prep import own_files, run_files
-from data_prep.run_files import RunError
 
 from .encoder import NUMBERS, numbers
-from .engine import checkpoint
-from .markup import TEMPLATES
+from .engine.checkpoint import weights_sha256
+from .markup import render_text
 from .model import MCR
 from .paper import PAPER
 from .run import load_run
 
-ONNX_NEEDS = ("onnx", "onnxscript")
 
+class Side(nn.Module):
+    """One side of a model as a module of its own, for torch.export: `encode` is its forward."""
 
-class Images(nn.Module):
-    """The image side as a module of its own, for torch.export."""
-
-    def __init__(self, model: MCR):
+    def __init__(self, model: MCR, encode: Callable):
         super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """images (N, C, H, W) normalised → unit vectors (N, common_dim)."""
-        return self.model.encode_image(images)
-
-
-class Texts(Images):
-    """The text side as a module of its own."""
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """input_ids, attention_mask (N, T) → unit vectors (N, common_dim)."""
-        return self.model.encode_text(input_ids, attention_mask)
+        self.model, self.forward = model, encode
 
 
 def export_run(run: Path, out: Path, *, best: bool = False, onnx: bool = False) -> None:
     """Write the folder `out`, which is new, whole or not at all. Raises RunError, CheckpointError."""
     run, out = Path(run), Path(out)
-    run_files.check_begun(run)
     manifest, metrics = run_files.read_manifest(run), run_files.read_metrics(run)
     if out.exists() and any(out.iterdir()):
-        raise RunError(f"{out} holds other files: choose an empty or new folder for --out")
-    missing = [name for name in ONNX_NEEDS if importlib.util.find_spec(name) is None]
-    if onnx and missing:
-        raise RunError(f"ONNX needs {', '.join(missing)}: pip install --editable '.[onnx]'")
-    (model, tokenizer), weights = load_run(run, best=best), checkpoint.weights_sha256(run, best)
-    if metrics and metrics.weights_sha256 != weights:
-        metrics = None  # of another checkpoint
+        raise run_files.RunError(f"{out} holds other files: choose a new folder for --out")
+    if onnx and not all(map(importlib.util.find_spec, ("onnx", "onnxscript"))):
+        raise run_files.RunError("ONNX needs two packages: pip install --editable '.[onnx]'")
+    (model, tokenizer), weights = load_run(run, best=best), weights_sha256(run, best)
+    about = {"run": run.name, "weights": weights, "best": best, "onnx": onnx, "paper": PAPER}
+    about |= {"config": model.config, "manifest": manifest}
+    if metrics and metrics.weights_sha256 == weights:  # else they are another checkpoint's
+        about["metrics"] = metrics
     with own_files.atomic_folder(out) as beside:
-        card = TEMPLATES.overlay(autoescape=False).get_template("model_card.md")
-        values = {"run": run.name, "weights": weights, "best": best, "onnx": onnx, "paper": PAPER}
-        text = card.render(
-            values, config=model.config, manifest=manifest, metrics=metrics, model=model
-        )
-        (beside / "README.md").write_text(text, encoding="utf-8")
-        model.save_pretrained(beside)
+        (beside / "README.md").write_text(render_text("model_card.md", **about), encoding="utf-8")
+        (beside / NUMBERS).write_text(numbers(model.config, tokenizer), encoding="utf-8")
         tokenizer.save_pretrained(beside)
-        own_files.write_json(beside / NUMBERS, numbers(model.config, tokenizer))
-        if onnx:
-            write_onnx(model, beside)
+        model.save_pretrained(beside)
+        for name, side, inputs, axes in sides(model) if onnx else ():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the names of axes
+                how = {"dynamic_shapes": axes, "external_data": False, "verbose": False}
+                file = beside / f"{name}.onnx"
+                torch.onnx.export(side, f=file, kwargs=inputs, output_names=["features"], **how)
 
 
-def example_inputs(model: MCR) -> dict[nn.Module, tuple[dict, dict]]:
-    """Both sides with inputs to trace them by, and which axes of these may change."""
+def sides(model: MCR) -> list[tuple[str, Side, dict, dict]]:
+    """Both sides: name, module, inputs to trace it by, and the axes of these that may change."""
     config, N, T = model.config, torch.export.Dim("N"), torch.export.Dim("T")
     images = torch.zeros(2, config.in_chans, config.img_size, config.img_size)
-    ids = torch.full((2, 8), config.special_token_ids[-1])
-    by_length = {0: N, 1: T}
-    return {
-        Images(model).eval(): ({"images": images}, {"images": {0: N}}),
-        Texts(model).eval(): (
-            {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
-            {"input_ids": by_length, "attention_mask": by_length},
+    ids = torch.full((2, 8), config.mask_token_id)
+    texts = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return [
+        ("image", Side(model, model.encode_image).eval(), {"images": images}, {"images": {0: N}}),
+        (
+            "text",
+            Side(model, model.encode_text).eval(),
+            texts,
+            {key: {0: N, 1: T} for key in texts},
         ),
-    }
-
-
-def write_onnx(model: MCR, folder: Path) -> None:
-    """image.onnx and text.onnx, of any batch size and length. Their output is unit vectors (N, common_dim)."""
-    for side, (inputs, axes) in example_inputs(model).items():
-        name = type(side).__name__.lower().removesuffix("s")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names for axes
-            torch.onnx.export(
-                side,
-                kwargs=inputs,
-                f=folder / f"{name}.onnx",
-                dynamo=True,
-                dynamic_shapes=axes,
-                output_names=[f"{name}_features"],
-                external_data=False,
-                verbose=False,
-            )
+    ]

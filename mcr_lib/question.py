@@ -17,7 +17,7 @@ from data_prep.errors import KitError
 from data_prep.images import letterbox, read_gray
 from data_prep.machine import progress
 
-from .features import check_query, encode_image_file, encode_sentence
+from .features import check_query, encode_pictures, encode_texts
 from .index import Hit, Index
 from .model import MCR
 
@@ -57,9 +57,14 @@ def combine(parts: list[tuple[Tensor, float]], gallery: Tensor) -> Tensor:
     a negative weight sinks what is alike. One part alone stays as it is."""
     if len(parts) == 1:
         return parts[0][0]
-    some = gallery[:: max(1, len(gallery) // SAMPLE)].float().cpu()
+    some = thin(gallery)
     weighted = [weight * vector / (some @ vector).std().clamp(min=1e-6) for vector, weight in parts]
     return torch.stack(weighted).sum(0)
+
+
+def thin(gallery: Tensor, most: int = SAMPLE) -> Tensor:
+    """At most 2 · `most` rows of (N, D), evenly spread, float32 on the CPU: enough to see a spread."""
+    return gallery[:: max(1, len(gallery) // most)].float().cpu()
 
 
 def ask(
@@ -79,9 +84,9 @@ def ask(
         if sentence is not None:
             for note in check_query(tokenizer, sentence, model.config.max_text_length):
                 tell(note)
-            parts.append((encode_sentence(model, tokenizer, sentence), weight))
+            parts.append((encode_texts(model, tokenizer, [sentence])[0], weight))
     if question.image is not None:
-        own = encode_image_file(model, question.image)
+        own = encode_pictures(model, [question.image])[0]
         parts.append((own, weights[1]))
         if how.other_patients:
             where += _not_of_its_patient(index, own, tell)

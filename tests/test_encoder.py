@@ -10,9 +10,11 @@ from PIL import Image
 
 import mcr_lib
 from data_prep import folder
+from data_prep.errors import DataError, KitError
 from data_prep.gray import ImageError
+from data_prep.run_files import RunError
 from mcr_lib.data import PairData
-from mcr_lib.features import QueryError, encode_pairs
+from mcr_lib.features import encode_pairs
 
 CPU = torch.device("cpu")
 
@@ -89,14 +91,14 @@ def test_a_picture_in_memory_is_read_as_its_file_is(encoder, file, tmp_path):
 @pytest.mark.parametrize(
     "pictures, kind, words",
     [
-        ([], QueryError, "the list of images is empty"),
-        ("a.png", QueryError, "give a list of images, not one str alone"),
-        (Path("a.png"), QueryError, "give a list of images"),
-        (Image.new("L", (9, 9)), QueryError, "give a list of images"),
-        (7, QueryError, "give a list of images"),
+        ([], DataError, "the list of images is empty"),
+        ("a.png", DataError, "give a list of images, not one str alone"),
+        (Path("a.png"), DataError, "give a list of images"),
+        (Image.new("L", (9, 9)), DataError, "give a list of images"),
+        (7, DataError, "give a list of images"),
         (["missing.png"], ImageError, "missing.png"),
-        ([7], ImageError, "image 0 is a int: give paths, PIL images or uint8 arrays"),
-        ([None], ImageError, "image 0 is a NoneType"),
+        ([7], ImageError, "image 0 is of type int: give paths, PIL images or uint8 arrays"),
+        ([None], ImageError, "image 0 is of type NoneType"),
         ([Image.new("L", (64, 64))], ImageError, "image 0 .* blank"),
         ([np.zeros((64, 64), np.uint8)], ImageError, "image 0 .* blank"),
         ([np.zeros((64, 64))], ImageError, r"image 0 is an array of float64 \(64, 64\)"),
@@ -129,14 +131,14 @@ def test_of_many_pictures_the_bad_one_is_named(encoder, file, tmp_path):
         (pd.Series([], dtype=str), "the list of texts is empty"),
         ("left effusion", "give a list of texts, not one str alone"),
         (None, "give a list of texts"),
-        (["left effusion", 3], "text 1 is a int: give strings"),
-        (["left effusion", float("nan")], "text 1 is a float"),
-        (["left effusion", " "], "text 1: the query is empty"),
-        (["日本語 日本語"], "text 0: .* unknown to this model"),
+        (["left effusion", 3], "text 1 is of type int: give strings"),
+        (["left effusion", float("nan")], "text 1 is of type float"),
+        (["left effusion", " "], "text 1 is empty"),
+        (["日本語 日本語"], "words of text 0 are unknown to this model"),
     ],
 )
 def test_what_is_no_text_is_one_line(texts, words, encoder):
-    with pytest.raises(QueryError, match=words) as error:
+    with pytest.raises(KitError, match=words) as error:
         encoder.encode_texts(texts)
     assert "\n" not in str(error.value)
 
@@ -155,7 +157,7 @@ def test_several_batches_show_progress_on_stderr_and_one_does_not(encoder, capsy
 
 
 def test_a_folder_that_is_neither_run_nor_export_is_said(tmp_path, encoder):
-    with pytest.raises(mcr_lib.encoder.RunError, match="neither a run folder"):
+    with pytest.raises(RunError, match="neither a run folder"):
         mcr_lib.Encoder(tmp_path)
-    with pytest.raises(mcr_lib.encoder.RunError, match="neither a run folder"):
+    with pytest.raises(RunError, match="neither a run folder"):
         mcr_lib.load(tmp_path / "nowhere")

@@ -17,7 +17,7 @@ from data_prep.run_files import RunError
 from mcr_lib.config import resolve
 from mcr_lib.engine.checkpoint import CheckpointError
 from mcr_lib.evaluate import evaluate_run
-from mcr_lib.export import Images, Texts, example_inputs, export_run
+from mcr_lib.export import export_run, sides
 from mcr_lib.model import MCR
 
 CPU = torch.device("cpu")
@@ -212,23 +212,24 @@ def test_the_hub_s_loader_leaves_nothing_random_and_reads_no_pickle(copy, export
         MCR._load_as_pickle(None, None, "cpu", True)
 
 
-@pytest.mark.parametrize("alignment", ["mba", "abm"])
-@pytest.mark.parametrize("pooling", ["mean", "attention", "max"])
+@pytest.mark.parametrize(
+    "pooling, alignment", [("mean", "mba"), ("attention", "abm"), ("max", "mba")]
+)
 def test_both_sides_pass_torch_export(pooling, alignment):
     """One graph for any batch size and length, and what it gives is what the model gives."""
     torch.manual_seed(0)
     model = MCR(resolve("smoke", {"pooling": pooling, "alignment": alignment}).model).eval()
-    for side, (inputs, axes) in example_inputs(model).items():
+    for name, side, inputs, axes in sides(model):
         program = torch.export.export(side, (), inputs, dynamic_shapes=axes).module()
         for size in (1, 3):
-            for given in some_inputs(model, side, size):
+            for given in some_inputs(model, name, size):
                 torch.testing.assert_close(program(**given), side(**given), atol=1e-6, rtol=0)
 
 
-def some_inputs(model, side, size):
+def some_inputs(model, name, size):
     """Inputs of other sizes than those it was traced by; padded texts among them."""
     config = model.config
-    if type(side) is Images:
+    if name == "image":
         yield {"images": torch.randn(size, config.in_chans, config.img_size, config.img_size)}
         return
     for length in (3, 17, config.max_text_length):
@@ -245,10 +246,10 @@ def test_onnx_gives_what_pytorch_gives(run, tmp_path):
 
     export_run(run, tmp_path / "out", onnx=True)
     model, _ = mcr_lib.load(tmp_path / "out")
-    for side, name in ((Images(model), "image"), (Texts(model), "text")):
+    for name, side, _, _ in sides(model):
         session = onnxruntime.InferenceSession(tmp_path / "out" / f"{name}.onnx")
         for size in (1, 5):
-            for given in some_inputs(model, side, size):
+            for given in some_inputs(model, name, size):
                 (found,) = session.run(None, {key: x.numpy() for key, x in given.items()})
                 np.testing.assert_allclose(found, side(**given).detach().numpy(), atol=1e-4)
                 np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
@@ -256,6 +257,6 @@ def test_onnx_gives_what_pytorch_gives(run, tmp_path):
 
 def test_onnx_without_its_packages_is_said_before_anything_is_written(run, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(RunError, match=r"ONNX needs onnx, onnxscript: pip install"):
+    with pytest.raises(RunError, match=r"ONNX needs two packages: pip install"):
         export_run(run, tmp_path / "out", onnx=True)
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from PIL import Image
 from data_prep.commands import run_app
 from mcr_lib import ranking
 from mcr_lib.__main__ import app
-from mcr_lib.features import encode_image_file, encode_sentence
+from mcr_lib.features import encode_pictures, encode_texts
 from mcr_lib.question import Question, Searching, ask, combine, name_duplicates
 from mcr_lib.run import load_run
 from mcr_lib.search import build_index
@@ -43,12 +43,13 @@ def asked(phantom, smoke_run, tmp_path_factory):
 
 def test_a_sentence_finds_images_and_an_image_distinct_reports(asked):
     hits, notes = asked(text="large effusion")
-    query = encode_sentence(asked.model, asked.tokenizer, "large effusion")
+    query = encode_texts(asked.model, asked.tokenizer, ["large effusion"])[0]
     assert hits == asked.index.search(query, 5, "images") and not notes
     path = Path(hits[0].image_path)
     hits, _ = asked(Searching(k=40), image=path)
     assert len({ranking.normal_text(hit.report) for hit in hits}) == 40
-    expected = asked.index.search(encode_image_file(asked.model, path), 40, "texts", per="report")
+    (query,) = encode_pictures(asked.model, [path])
+    expected = asked.index.search(query, 40, "texts", per="report")
     assert hits == expected
 
 

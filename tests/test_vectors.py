@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from test_cli import call
 
 from data_prep import folder
 from data_prep.commands import UsageError
@@ -18,7 +19,6 @@ from mcr_lib.data import PairData
 from mcr_lib.evaluate import evaluate_embeddings, evaluate_run
 from mcr_lib.features import encode_pairs
 from mcr_lib.run import load_run
-from test_cli import call
 
 CPU = torch.device("cpu")
 

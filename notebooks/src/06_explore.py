@@ -39,7 +39,7 @@ from kit.boxes import bootstrap_mean, boxes_on_square, measure_grounding, prompt
 from kit.explorers import WordExplorer
 from mcr_lib.data import prepare_images, store_size
 from mcr_lib.explore import Searcher
-from mcr_lib.features import encode_image_file
+from mcr_lib.features import encode_pictures
 from mcr_lib.grounding import heat_map, patch_features, word_features
 from mcr_lib.index import Index
 from mcr_lib.run import load_run
@@ -434,7 +434,7 @@ with torch.inference_mode():
 # **Check** against the library, and against the vector that the index holds for this image:
 
 # %%
-torch.testing.assert_close(feature, encode_image_file(mba.model, file))
+torch.testing.assert_close(feature, encode_pictures(mba.model, [file])[0])
 torch.testing.assert_close(feature, mba.index.features["images"][pair], atol=1e-3, rtol=0)
 for hit in mba.index.search(feature, k=3, among="texts", per="report"):
     print(f"{hit.rank}. {hit.score:.3f} {hit.report[:90]}")
