@@ -6,7 +6,6 @@ from now. It measures nothing and draws nothing.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import nbformat
@@ -18,6 +17,8 @@ from pygments.formatters import HtmlFormatter
 
 from benchmarks import RESULTS, ROOT
 from benchmarks.study import tables
+from benchmarks.study.files import read_study
+from data_prep.own_files import read_json
 from kit.lesson import collected
 from mcr_lib import paper
 
@@ -137,16 +138,15 @@ def _read_own_study(out: Path) -> dict:
         if (drawn / f"{name}.png").exists()
     ]
     top3 = "study/figures/fig5_top3.html" if (drawn / "fig5_top3.html").exists() else None
-    own = _describe_study(json.loads(path.read_text()))
+    own = _describe_study(read_study(path))
     return {"own_study": own, "figures": figures, "top3": top3}
 
 
 def _read_committed_studies() -> list[dict]:
     studies = []
     for path in sorted(RESULTS.glob("*.json")):
-        content = json.loads(path.read_text())
-        if "claims" in content:
-            studies.append(_describe_study(content) | {"file": path.name})
+        if "claims" in read_json(path):
+            studies.append(_describe_study(read_study(path)) | {"file": path.name})
     return studies
 
 

@@ -32,6 +32,7 @@ from .own_files import (  # noqa: F401 (part of this module for who writes or re
     read_parquet,
     write_json,
 )
+from .tables_out import guarded
 from .written import remove_leftovers
 
 COLUMNS = [
@@ -133,7 +134,7 @@ def finish(
     """
     out, quarantine, columns = Path(out), _printable(quarantine), COLUMNS + (extra or [])
     with atomic(out / "quarantine.csv") as temporary:
-        pd.DataFrame(quarantine, columns=["path", "reason"]).to_csv(temporary, index=False)
+        guarded(pd.DataFrame(quarantine, columns=["path", "reason"])).to_csv(temporary, index=False)
     if len(rows) == 0:
         raise DataError(
             f"no image–report pair is left for {out} {_why_empty(out, funnel, quarantine)}"

@@ -190,6 +190,11 @@ def read_json(path: Path, advice: str = "make the folder again") -> dict:
     return _object(path, _parse_json(path, read_text(path, advice), advice), advice)
 
 
+def read_list(path: Path, advice: str) -> list[dict]:
+    """The JSON list of objects in `path`. Raises DamagedFile as `read_json` does."""
+    return validated(path, _parse_json(path, read_text(path, advice), advice), list[dict], advice)
+
+
 def read_model(path: Path, model: type[Model], advice: str) -> Model:
     """The JSON object in `path` as a pydantic model. Raises DamagedFile as `read_json` does."""
     content = read_json(path, advice)

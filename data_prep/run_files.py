@@ -59,6 +59,7 @@ class Manifest(_Kept):
     precision: str
     peak_memory_bytes: int
     command: str | None
+    commit: str | None = None
     data: Data
     data_folder: str
     weights_sha256: str

@@ -7,7 +7,6 @@ What is trained already is not trained again. --arms does a part, for a second p
 written by the one that finds all of them done.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,9 +15,11 @@ import torch
 import typer
 
 from benchmarks.study.arms import GROUPS, Arm, parse_arms
+from benchmarks.study.files import read_evaluation
 from data_prep.commands import QUIET, command_line, run_app
 from data_prep.folder import describe_data, write_json
 from data_prep.provenance import provenance
+from data_prep.run_files import read_manifest
 from mcr_lib.config import resolve
 from mcr_lib.engine.distributed import pick_device
 from mcr_lib.evaluate import evaluate_run
@@ -99,13 +100,12 @@ def _read_rates(runs: Path, arm: Arm) -> dict[str, dict]:
 
 
 def _read_row(run: Path) -> dict:
-    metrics = json.loads((run / "metrics.json").read_text())
-    manifest = json.loads((run / "manifest.json").read_text())
+    metrics, manifest = read_evaluation(run / "metrics.json"), read_manifest(run)
     return {
         "rsum": metrics["rsum"],
-        "interval": metrics["interval"]["rsum"],
-        "precision": manifest["precision"],
-        "commit": manifest["commit"],
+        "interval": metrics["interval"].get("rsum"),
+        "precision": manifest.precision,
+        "commit": manifest.commit,
     }
 
 

@@ -5,7 +5,6 @@ Not here: which runs there are (runs.py), and what follows from them (comparison
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.study import text_scores
+from benchmarks.study.files import read_gap
 from data_prep.folder import describe_data, write_json
 from data_prep.run_files import read_manifest
 from mcr_lib import retrieval
@@ -73,7 +73,7 @@ def measure_run(
     gap = {"start": modality_gap(*at_start), "end": modality_gap(*at_end)}
     middle = run / "gap_middle.json"
     if middle.exists():
-        gap["middle"] = json.loads(middle.read_text())
+        gap["middle"] = read_gap(middle)
     result = {
         "config": config.model_dump(mode="json"),
         "data": describe_data(data),

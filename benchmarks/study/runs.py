@@ -12,7 +12,6 @@ here: what an arm is (arms.py), what is measured of a run (measure.py).
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import torch
 
 from benchmarks.study import step_cost, text_scores
 from benchmarks.study.arms import GROUPS, Arm, parse_arms
+from benchmarks.study.files import read_result
 from benchmarks.study.measure import keep_middle_gap, measure_run
 from benchmarks.study.summary import flatten_config, summarise
 from data_prep.folder import describe_data, locked, write_json
@@ -167,7 +167,7 @@ def _check_splits(data: Path, config: RunConfig) -> None:
 def _check_stored(run: PlannedRun, about: dict) -> None:
     """Raise RunError if OUT holds this arm and seed with other settings or other data."""
     if run.result.exists():
-        where, stored = run.result, json.loads(run.result.read_text())
+        where, stored = run.result, read_result(run.result)
         if stored["data"]["sha256"] != about["sha256"]:
             raise RunError(
                 f"{where} was measured on other data ({stored['data']['name']}); name another --out"
@@ -215,7 +215,7 @@ def _merge_study(half: Path, out: Path) -> None:
 
 
 def _weights_of(result: Path) -> str:
-    return json.loads(result.read_text())["weights_sha256"]
+    return read_result(result)["weights_sha256"]
 
 
 def _share_runs(runs: list[PlannedRun], finish) -> None:
@@ -254,7 +254,7 @@ def _find_twin(run: PlannedRun) -> dict | None:
     """The result of another arm that has this run's configuration, whole for what is measured of this one."""
     own = flatten_config(run.config.model_dump(mode="json"))
     for path in sorted((run.out / "results").glob(f"*-seed{run.seed}.json")):
-        other = json.loads(path.read_text())
+        other = read_result(path)
         is_whole = run.arm not in GROUPS["null"] or "both_orders" in other
         if is_whole and flatten_config(other["config"]) == own:
             return other

@@ -6,7 +6,6 @@ go, part by part (notebook 03), and training itself.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import statistics
 import tempfile
@@ -21,6 +20,7 @@ from benchmarks.cost.processes import run_in_own_process
 from benchmarks.cost.subjects import make_batch
 from benchmarks.study.arms import ARMS, Arm
 from benchmarks.study.comparisons import COST_ARMS
+from benchmarks.study.files import read_costs
 from data_prep import folder
 from data_prep.folder import write_json
 from data_prep.machine import progress
@@ -95,7 +95,7 @@ def _read_costs(path: Path, config: RunConfig, device: torch.device) -> dict:
     }
     if not path.exists():
         return {"arms": {}, "steps_of": {}, **conditions}
-    costs = json.loads(path.read_text())
+    costs = read_costs(path)
     for key, value in conditions.items():
         if costs.get(key) != value:
             raise RunError(

@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.study import comparisons, text_scores
 from benchmarks.study.arms import ARMS
+from benchmarks.study.files import read_costs, read_result
 from data_prep.folder import write_json
 from data_prep.provenance import provenance
 from mcr_lib.engine.run_folder import VOCABULARY, RunError
@@ -27,7 +28,7 @@ def read_results(out: Path) -> list[dict]:
     """All result files of a study. RunError if they are not of one study: other data, or settings that are not the
     arm's own differ."""
     folder = Path(out) / "results"
-    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    results = [read_result(path) for path in sorted(folder.glob("*.json"))]
     if not results:
         raise RunError(f"{out}: no results yet, {folder} is empty")
     steps_of_arm = {}
@@ -69,7 +70,7 @@ def _shared_settings(result: dict) -> dict:
 def summarise(out: Path, *, profile: str, settings: dict, command: str) -> dict:
     """Judge all results in OUT, write OUT/study.json and return it."""
     results = read_results(out)
-    first, costs = results[0], json.loads((Path(out) / "cost.json").read_text())
+    first, costs = results[0], read_costs(Path(out) / "cost.json")
     about = provenance()
     has_meteor = all(result["nlg"]["image_to_text"]["METEOR"] for result in results)
     content = {

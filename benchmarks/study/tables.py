@@ -4,13 +4,14 @@ the report page. Pure functions of study.json. Not here: what a claim is and how
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.study.comparisons import COST_ARMS, NOT_MEASURED, POINTS
+from benchmarks.study.files import AGAIN, read_study
+from data_prep.own_files import read_json
 
 ABOUT_ARMS = (
     "What each arm scored on the test split (mean over seeds; in percent, image→text / text→image; RSum with "
@@ -47,10 +48,10 @@ def format_studies(files: list[Path]) -> str:
     on; other JSON files are named, and a claim on costs that several files share is shown once."""
     parts, shown_costs = [], []
     for path in map(Path, files):
-        content = json.loads(path.read_text())
-        if "claims" not in content:
+        if "claims" not in read_json(path, AGAIN):
             print(f"{path}: holds no claims, passed over", file=sys.stderr)
             continue
+        content = read_study(path)
         rows = [row for row in content["claims"] if row not in shown_costs]
         shown_costs += [row for row in rows if row["unit"] == "ratio"]
         parts += _format_study(path.name, content, rows)
@@ -149,18 +150,19 @@ def _chance_line(metrics: dict) -> list[str]:
 
 
 def _score_cell(metrics: dict, where: str, name: str) -> str:
-    if where not in metrics:
-        return "–"
-    if name == "rsum":
-        values = metrics[where]["rsum"]
+    measured = metrics.get(where, {})
+    if name == "rsum" and name in measured:
+        values = measured[name]
         deviation = f" ({np.std(values, ddof=1):.1f})" if len(set(values)) > 1 else ""
         return f"{np.mean(values):.1f}{deviation}"
-    directions = ("image_to_text", "text_to_image")
-    return " / ".join(f"{np.mean(metrics[where][f'{way}_{name}']):.1f}" for way in directions)
+    both = [f"{way}_{name}" for way in ("image_to_text", "text_to_image")]
+    if any(key not in measured for key in both):
+        return "–"
+    return " / ".join(f"{np.mean(measured[key]):.1f}" for key in both)
 
 
 def _cost_cell(costs: dict, arm: str, measure: str, unit: float) -> str:
-    if arm not in costs:
+    if arm not in costs or COST_ARMS[1] not in costs:
         return "–"
     value = unit * np.median(costs[arm][measure])
     of_two_stream = unit * np.median(costs[COST_ARMS[1]][measure])

@@ -11,7 +11,6 @@ Not here: how a figure is drawn (plotting), the page that collects them (benchma
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +19,9 @@ from IPython import get_ipython
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_prep import phantom
+from data_prep.own_files import read_list, write_json
 from data_prep.provenance import provenance
+from data_prep.tables_out import guarded
 from mcr_lib.config import PROFILES, ConfigError, resolve
 from mcr_lib.engine.distributed import pick_device
 from mcr_lib.engine.run_folder import check_resumable
@@ -29,6 +30,7 @@ from mcr_lib.run import train_run
 from .split import encode_split
 
 ROOT = Path(__file__).resolve().parents[2]
+_NOT_THERE = object()
 STUDIES = {"smoke": 240, "demo": 6000, "base": 20000}  # of the phantom, where no data are given
 
 
@@ -122,7 +124,7 @@ class Lesson:
     def table(self, table, name: str, caption: str):
         """Keep a pandas table as CSV, for the report page, and return it so that the notebook shows it."""
         path = self.folder / f"{name}.csv"
-        table.to_csv(path)
+        guarded(table).to_csv(path)
         self._keep({"kind": "table", "name": name, "file": path.name, "caption": caption})
         return table
 
@@ -148,20 +150,20 @@ class Lesson:
     def _keep(self, record: dict | None = None) -> None:
         if record:
             self._records.append(record)
-        (self.folder / "records.json").write_text(json.dumps(self._records, indent=1))
+        write_json(self.folder / "records.json", self._records)
 
 
 def notebook_parameters() -> dict:
     """What the notebook itself has named so far: the cell `parameters`, and what papermill put below it.
 
-    Where the cell that begins the lesson is run a second time, by hand, the names that other cells
-    made are passed over.
+    What IPython's own start-up files have named is passed over, unless the notebook names it anew. Where the cell that
+    begins the lesson is run a second time, by hand, so are the names that other cells made.
     """
     shell = get_ipython()
     own = {
         name: value
         for name, value in shell.user_ns.items()
-        if not name.startswith("_") and name not in shell.user_ns_hidden
+        if not name.startswith("_") and shell.user_ns_hidden.get(name, _NOT_THERE) is not value
     }
     if any(isinstance(value, Lesson) for value in own.values()):
         return {name: own[name] for name in Parameters.model_fields if name in own}
@@ -171,7 +173,7 @@ def notebook_parameters() -> dict:
 def collected(out: Path) -> dict[str, list[dict]]:
     """notebook name → its records, in order, for every notebook that left some under `out`."""
     return {
-        path.parent.name: json.loads(path.read_text())
+        path.parent.name: read_list(path, "run the notebook again")
         for path in sorted(Path(out).glob("lessons/*/records.json"))
     }
 

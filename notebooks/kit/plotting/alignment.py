@@ -16,7 +16,7 @@ from matplotlib.collections import LineCollection
 from mcr_lib.markup import overlay
 
 from .marks import draw_box
-from .style import COLOURS, OKABE_ITO, WIDTH, Picture, bare, new_picture
+from .style import COLOURS, OKABE_ITO, WIDTH, Picture, bare, new_picture, plain
 
 
 def clouds(
@@ -105,7 +105,7 @@ def glows(grays, maps, titles: list[str], boxes=None, columns: int = 5) -> Pictu
     for n, (ax, gray, title) in enumerate(zip(axes.flat, grays, titles, strict=False)):
         shown = overlay(gray, None if maps is None else maps[n])
         ax.imshow(shown)
-        ax.set_title("\n".join(textwrap.wrap(title, 26)), fontsize=9, fontweight="normal")
+        ax.set_title(plain("\n".join(textwrap.wrap(title, 26))), fontsize=9, fontweight="normal")
         if boxes is not None:
             x0, y0, x1, y1 = np.asarray(boxes[n]) * len(shown)
             draw_box(ax, x0, y0, x1, y1, colour=OKABE_ITO["sky"])

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from .marks import BROKEN, draw_box, draw_matrix, draw_pairs
-from .style import COLOURS, OKABE_ITO, WIDTH, Picture, bare, new_picture, show_image
+from .style import COLOURS, OKABE_ITO, WIDTH, Picture, bare, new_picture, plain, show_image
 
 
 def pairs(
@@ -32,13 +32,13 @@ def pairs(
     alt = f"{n} radiographs with their reports below: " + "; ".join(titles)
     picture, axes = new_picture(high + tall + 0.3, 2, n, height_ratios=[high, tall], alt=alt)
     for column, (ax, below) in enumerate(axes.T):
-        show_image(ax, images[column], titles[column], extent=(0, 1, 1, 0), aspect="auto")
+        show_image(ax, images[column], plain(titles[column]), extent=(0, 1, 1, 0), aspect="auto")
         ax.set_box_aspect(aspects[column])
         ax.set_anchor("SW")
         for x0, y0, x1, y1, name in boxes[column] if boxes else []:
             draw_box(ax, x0, y0, x1, y1, name)
         place = dict(va="top", transform=below.transAxes, in_layout=False)
-        below.text(0, 1, lines[column], fontsize=8.5, **place)
+        below.text(0, 1, plain(lines[column]), fontsize=8.5, **place)
         bare(below)
     return picture
 
@@ -61,7 +61,7 @@ def draw_tokens(
             ax.text(0, -rows, "…", fontsize=fontsize, va="center")
             break
         box = dict(facecolor=colour, edgecolor="none", boxstyle="round,pad=0.18")
-        ax.text(x + 0.3, -y, word, bbox=box, **look)
+        ax.text(x + 0.3, -y, plain(word), bbox=box, **look)
         x += len(word) + 1.3
     ax.set(xlim=(0, columns + 2), ylim=(-(rows or y + 1) - 0.3, 0.8))
     bare(ax)

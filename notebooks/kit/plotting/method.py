@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from .inputs import token_colours
 from .marks import BROKEN, draw_arrow, draw_matrix
-from .style import COLOURS, Picture, bare, new_picture, show_image
+from .style import COLOURS, Picture, bare, new_picture, plain, show_image
 
 ENCODER = {"v": COLOURS["image"], "r": COLOURS["text"]}
 RECONSTRUCTION = {"v": "$L_{mim}$", "r": "$L_{mrm}$"}
@@ -88,7 +88,7 @@ def _draw_encoder(ax: Axes, y: float, code: str, source) -> None:
         place = dict(ha="center", va="center", fontsize=7, family="monospace")
         for row, (word, colour) in enumerate(zip(source[:4], colours, strict=True)):
             box = dict(facecolor=colour, edgecolor="none", boxstyle="round,pad=0.15")
-            ax.text(1.0, y + 0.78 - 0.52 * row, word, bbox=box, **place)
+            ax.text(1.0, y + 0.78 - 0.52 * row, plain(word), bbox=box, **place)
     draw_arrow(ax, 2.1, y, 2.85, y)
     _draw_block(ax, 3.6, y, f"$E_{code}$", ENCODER[code])
 

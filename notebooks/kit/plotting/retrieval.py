@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from .marks import set_log_ticks
-from .style import COLOURS, OKABE_ITO, Picture, bare, new_picture, show_image
+from .style import COLOURS, OKABE_ITO, Picture, bare, new_picture, plain, show_image
 
 DOTTED = (0, (1, 1.5))  # line style of chance where lines of data are broken, too
 KINDS = {  # of a report that was found: colour, sign and words
@@ -147,6 +147,6 @@ def _write_report(ax: Axes, y: float, head: str, text: str, colour: str) -> floa
         lines = [*lines[:2], lines[2][:96] + " …"]
     height = 0.055 * (len(lines) + 1)
     ax.add_patch(Rectangle((0, y - height), 0.008, height, color=colour))
-    ax.text(0.022, y, head, fontsize=9, fontweight="bold", va="top")
-    ax.text(0.022, y - 0.055, "\n".join(lines), fontsize=8.5, va="top", linespacing=1.15)
+    ax.text(0.022, y, plain(head), fontsize=9, fontweight="bold", va="top")
+    ax.text(0.022, y - 0.055, plain("\n".join(lines)), fontsize=8.5, va="top", linespacing=1.15)
     return y - height - 0.03

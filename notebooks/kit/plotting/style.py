@@ -125,6 +125,11 @@ def hide(images: Tensor, mask: Tensor, patch_size: int) -> np.ndarray:
     return np.where(covered[..., None], to_rgb(COLOURS["masked"]), gray[..., None])
 
 
+def plain(text: str) -> str:
+    """Text from outside (a report, a label, a name) as matplotlib shows it: what stands between two $ is no formula."""
+    return text.replace("$", r"\$")
+
+
 def bare(ax: Axes) -> None:
     """Take ticks, grid and frame away."""
     ax.set_xticks([])

@@ -1,0 +1,180 @@
+"""The study's own files, read back: what each must hold, for those that read it. One clear line for any other.
+
+Not here: what is computed from them (summary.py, tables.py), how a file is read at all (data_prep/own_files.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from benchmarks.study.arms import ARMS
+from data_prep.own_files import DamagedFile, read_json, validated
+
+AGAIN = "restore it, or take it away and start the study's command again"
+Numbers = Annotated[list[float], Field(min_length=1)]
+Metrics = dict[str, dict[str, Numbers]]
+Some = Annotated[list[int], Field(min_length=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+
+class Hardware(_Part):
+    gpu: str | None
+    cpus: int
+
+
+class Claim(_Part):
+    claim: str
+    measured: str
+    unit: str
+    effect: float | None
+    interval: Annotated[list[float], Field(max_length=2)] | None
+    verdict: str
+    detectable: float | None
+    repeats: int
+    arms: str
+
+
+class Data(_Part):
+    name: str
+    sha256: str
+    synthetic: bool
+
+
+class Gallery(_Part):
+    images: int
+    distinct_texts: int
+    patients: int
+
+
+class Trained(_Part):
+    hardware: Hardware
+    commit: str | None
+    precision: str | None = None
+
+
+class ArmSummary(_Part):
+    seeds: Some
+    steps: int
+    metrics: Metrics
+
+
+class StepCost(_Part):
+    seconds: Numbers
+    peak_bytes: Numbers
+    flops: float
+
+
+class Costs(_Part):
+    """cost.json, and the part of study.json that repeats it."""
+
+    arms: dict[str, StepCost] = {}
+    steps_of: dict[str, float] = {}
+    device: str | None = None
+
+
+class Study(_Part):
+    """study.json."""
+
+    study: str
+    profile: str
+    repeat: str
+    rule: str
+    data: Data
+    gallery: Gallery
+    trained_on: Annotated[list[Trained], Field(min_length=1)]
+    claims: list[Claim]
+    variants: list[Claim] = []
+    arms: Annotated[dict[str, ArmSummary], Field(min_length=1)]
+    cost: Costs
+
+
+class Config(_Part):
+    model: dict
+    train: dict
+
+
+class Training(_Part):
+    precision: str
+    steps: int
+    training_seconds: float
+    parameters: int
+
+
+class PerQuery(_Part):
+    patient_of_pair: Some
+    text_of_pair: Some
+    ranks: dict[str, Some]
+    pairs: dict[str, Numbers]
+
+
+class Result(_Part):
+    """results/<arm>-seed<n>.json."""
+
+    arm: str
+    seed: int
+    config: Config
+    data: Data
+    training: Training
+    weights_sha256: str
+    metrics: dict[str, dict[str, float]]
+    gap: dict[str, dict[str, float]]
+    test: PerQuery
+    nlg: dict[str, dict[str, Numbers | None]]
+    gradient_agreement: dict[str, float] | None
+
+
+class Gap(_Part):
+    """gap_middle.json of a run folder."""
+
+    step: int
+    gap_distance: float
+
+
+class Evaluation(_Part):
+    """metrics.json of a run folder, as far as it is read again."""
+
+    rsum: float
+    interval: dict[str, Numbers]
+
+
+def read_study(path: Path) -> dict:
+    """study.json. Raises DamagedFile."""
+    return _read(path, Study)
+
+
+def read_result(path: Path) -> dict:
+    """One result file, of an arm that there is. Raises DamagedFile."""
+    content = _read(path, Result)
+    if content["arm"] not in ARMS:
+        raise DamagedFile(
+            f"{path} names an arm that there is not, {content['arm'][:50]!r}: {AGAIN}"
+        )
+    return content
+
+
+def read_costs(path: Path) -> dict:
+    """cost.json. Raises DamagedFile."""
+    return _read(path, Costs)
+
+
+def read_gap(path: Path) -> dict:
+    """gap_middle.json. Raises DamagedFile."""
+    return _read(path, Gap)
+
+
+def read_evaluation(path: Path) -> dict:
+    """metrics.json of a run folder. Raises DamagedFile."""
+    return _read(path, Evaluation)
+
+
+def _read(path: Path, shape: type[BaseModel]) -> dict:
+    """The content as it stands in the file, once it is known to have this shape."""
+    content = read_json(Path(path), AGAIN)
+    validated(path, content, shape, AGAIN)
+    return content
