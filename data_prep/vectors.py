@@ -8,7 +8,6 @@ Parquet has the same names as columns, the vectors as lists. In .npz every text 
 than some 10,000 pairs take Parquet. Both hold the reports: keep them where patients' text may be.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +24,6 @@ SIDES = ("image_features", "text_features")
 FROM_MANIFEST = {"texts": "report", "labels": "labels", "patients": "patient_id"}
 IDS = ("pair_id", "study_id", "split")
 ADVICE = "see python -m mcr_lib evaluate --help"
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """What a file of vectors holds: N pairs."""
-
-    image_features: np.ndarray  # N, D
-    text_features: np.ndarray  # N, D
-    texts: list[str]
-    labels: list[str]
-    patients: list[str]
 
 
 def check_name(path: Path) -> None:
@@ -65,8 +53,9 @@ def write_vectors(
         pq.write_table(pa.table(columns | lists), temporary)
 
 
-def read_vectors(path: Path) -> Vectors:
-    """Anyone's vectors. Raises UsageError for another kind of file, DataError for what does not fit."""
+def read_vectors(path: Path) -> tuple[list[np.ndarray], dict[str, list[str]]]:
+    """Anyone's vectors: image and text features (N, D) and, by the names of retrieval.evaluate, texts, labels and
+    clusters (N). Raises UsageError for another kind of file, DataError for what does not fit."""
     path = Path(path)
     check_name(path)
     if not path.is_file():
@@ -76,7 +65,7 @@ def read_vectors(path: Path) -> Vectors:
     if needed:
         there = ", ".join(found) or "nothing"
         raise DataError(f"{path} lacks {', '.join(needed)}; it has {there}; {ADVICE}")
-    images, texts = (_matrix(path, name, found[name]) for name in SIDES)
+    images, texts = features = [_matrix(path, name, found[name]) for name in SIDES]
     if images.shape != texts.shape:
         sizes = f"image_features {images.shape} and text_features {texts.shape}"
         raise DataError(f"{path}: {sizes} differ: one row per pair, of one width")
@@ -85,7 +74,8 @@ def read_vectors(path: Path) -> Vectors:
     nobody = sum(patient.strip() in ("", "nan", "None") for patient in columns["patients"])
     if nobody:
         raise DataError(f"{path}: {nobody} pairs have no patient; intervals are over patients")
-    return Vectors(images, texts, **columns)
+    columns["clusters"] = columns.pop("patients")
+    return features, columns
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

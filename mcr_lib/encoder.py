@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 from safetensors import SafetensorError
-from torch import Tensor
 
 from data_prep import own_files
 from data_prep.run_files import RunError
@@ -40,17 +38,14 @@ class Encoder:
         """Raises RunError, ConfigError, CheckpointError, DamagedFile, each in one line."""
         self.model, self.tokenizer = load(path, pick_device(str(device)))
 
-    def encode_images(
-        self, images: Iterable, *, batch_size: int = 64, as_tensor: bool = False
-    ) -> np.ndarray | Tensor:
-        """`features.encode_pictures`, float32, as an array; as_tensor: as a tensor on the CPU."""
+    def encode_images(self, images: Iterable, *, batch_size: int = 64, as_tensor: bool = False):
+        """Paths (PNG, JPEG, TIFF, DICOM), PIL images or uint8 arrays → (N, common_dim), float32; see
+        `features.encode_pictures`. as_tensor: on the CPU, in place of a NumPy array."""
         features = encode_pictures(self.model, images, batch_size)
         return features if as_tensor else features.numpy()
 
-    def encode_texts(
-        self, texts: Iterable[str], *, batch_size: int = 64, as_tensor: bool = False
-    ) -> np.ndarray | Tensor:
-        """`features.encode_texts`, float32, as an array; as_tensor: as a tensor on the CPU."""
+    def encode_texts(self, texts: Iterable[str], *, batch_size: int = 64, as_tensor: bool = False):
+        """Sentences or reports → as `encode_images`; see `features.encode_texts`."""
         features = encode_texts(self.model, self.tokenizer, texts, batch_size)
         return features if as_tensor else features.numpy()
 

@@ -86,11 +86,10 @@ def evaluate_run(
 def evaluate_embeddings(path: Path, protocol: str = "text-identical") -> dict:
     """`retrieval.evaluate` of anyone's vectors in an .npz or Parquet file (data_prep/vectors.py says
     what is in it). Raises DataError, UsageError."""
-    given = read_vectors(path)
-    features = torch.from_numpy(given.image_features), torch.from_numpy(given.text_features)
-    about = {"texts": given.texts, "labels": given.labels, "clusters": given.patients}
+    features, about = read_vectors(path)
     try:
-        return retrieval.evaluate(*features, **about, protocol=protocol) | {"notes": []}
+        measured = retrieval.evaluate(*map(torch.from_numpy, features), **about, protocol=protocol)
+        return measured | {"notes": []}
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
 

@@ -34,15 +34,11 @@ def test_embed_writes_both_sides_with_ids_and_evaluate_reads_them(
     assert status == 0 and "pairs" in said, err
     model, tokenizer = load_run(smoke_run)
     pairs = PairData(phantom, "test", tokenizer, model.config)
-    vectors = read_vectors(out)
-    for found, expected in zip(
-        (vectors.image_features, vectors.text_features),
-        encode_pairs(model, pairs, CPU),
-        strict=True,
-    ):
+    features, about = read_vectors(out)
+    for found, expected in zip(features, encode_pairs(model, pairs, CPU), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert vectors.texts == pairs.table.report.tolist()
-    assert vectors.patients == pairs.table.patient_id.tolist()
+    assert about["texts"] == pairs.table.report.tolist()
+    assert about["clusters"] == pairs.table.patient_id.tolist()
     names = {"pair_id", "study_id", "split"}
     if end == "npz":
         with np.load(out) as file:  # without pickle

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM, BertModel
+from transformers import AutoConfig, AutoModel, BertConfig, BertForMaskedLM, BertModel
 
 from data_prep import folder
 from mcr_lib.config import ConfigError, resolve
@@ -125,16 +125,23 @@ def test_full_size_bert_folder_round_trip(tmp_path):
     )
 
 
-def save_bert(where, **changes):
-    """A BERT of the smoke profile's size, but for `changes`, as transformers writes it."""
-    sizes = dict(
-        vocab_size=90,
-        hidden_size=SMALL.text_embed_dim,
-        num_hidden_layers=SMALL.text_depth,
-        num_attention_heads=SMALL.text_num_heads,
-        intermediate_size=4 * SMALL.text_embed_dim,
-    )
-    BertModel(BertConfig(**sizes | changes)).save_pretrained(where)
+BERT = dict(
+    vocab_size=90,
+    hidden_size=SMALL.text_embed_dim,
+    num_hidden_layers=SMALL.text_depth,
+    num_attention_heads=SMALL.text_num_heads,
+    intermediate_size=4 * SMALL.text_embed_dim,
+)
+
+
+def small_bert(**changes):
+    """A BERT of the smoke profile's size, but for `changes`."""
+    return BertModel(BertConfig(**BERT | changes))
+
+
+def save_bert(where, max_shard_size="1GB", **changes):
+    """`small_bert`, as transformers writes it."""
+    small_bert(**changes).save_pretrained(where, max_shard_size=max_shard_size)
 
 
 def other_architecture(where):
@@ -147,6 +154,13 @@ def saved_under_a_prefix(where):
     save_bert(where)
     state = load_file(where / "model.safetensors")
     state = {f"text_encoder.model.{name}": tensor for name, tensor in state.items()}
+    save_file(state, where / "model.safetensors", metadata={"format": "pt"})
+
+
+def with_relative_positions(where):
+    save_bert(where)
+    state = load_file(where / "model.safetensors")
+    state["encoder.layer.0.attention.self.distance_embedding.weight"] = torch.zeros(1023, 16)
     save_file(state, where / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -164,6 +178,8 @@ def without_a_tensor(where):
         (saved_under_a_prefix, "lacks .* of the encoder's tensors"),
         (without_a_tensor, "lacks 1 of the encoder's tensors, first encoder.layer.0"),
         (lambda where: save_bert(where, num_attention_heads=1), "num_attention_heads=1"),
+        (with_relative_positions, "does not fit.*distance_embedding"),
+        (lambda where: save_bert(where, is_decoder=True), "is_decoder=True"),
         (lambda where: save_bert(where, hidden_act="relu"), "hidden_act='relu'"),
         (lambda where: save_bert(where, layer_norm_eps=1e-5), "layer_norm_eps=1e-05"),
         (lambda where: save_bert(where, vocab_size=91), "does not fit"),
@@ -179,15 +195,150 @@ def test_report_weights_are_loaded_whole_or_refused_in_one_line(save, words, tmp
     assert "\n" not in str(error.value)
 
 
+# ------------------------------------------------- what was tried: other people's encoders, in small local folders
+
+VIT = dict(embed_dim=SMALL.embed_dim, depth=SMALL.depth, num_heads=SMALL.num_heads)
+
+
+def save_vit(where, architecture, **changes):
+    """A timm ViT of the smoke profile's width and depth, as timm leaves it: weights and config.json."""
+    torch.manual_seed(3)
+    vit = timm.create_model(architecture, **VIT | changes).eval()
+    save_file(vit.state_dict(), where / "model.safetensors")
+    about = {"architecture": architecture, "num_classes": 1000, "model_args": VIT | changes}
+    (where / "config.json").write_text(json.dumps(about))
+    return vit
+
+
+@pytest.mark.parametrize("patch_size, img_size", [(16, 96), (16, 128), (8, 96)])
 @pytest.mark.parametrize(
-    "change", [{"reg_tokens": 4}, {"class_token": False, "global_pool": "avg"}, {"depth": 1}]
+    "architecture, changes",
+    [
+        ("vit_tiny_patch16_224", {}),
+        ("vit_tiny_patch16_224", {"in_chans": 1}),
+        ("vit_tiny_patch16_224", {"img_size": 384}),
+        ("vit_small_patch8_224", {}),
+        ("vit_small_patch32_224", {}),
+        ("vit_tiny_patch16_224", {"num_classes": 0}),
+        ("vit_base_patch16_224", {}),  # as MAE's
+    ],
 )
-def test_image_weights_of_another_make_are_refused_in_one_line(change, tmp_path):
-    sizes = dict(embed_dim=SMALL.embed_dim, depth=SMALL.depth, num_heads=SMALL.num_heads)
-    vit = timm.models.vision_transformer.VisionTransformer(
-        img_size=SMALL.img_size, in_chans=1, num_classes=0, **sizes | change
-    )
-    save_file(vit.state_dict(), tmp_path / "model.safetensors")
-    with pytest.raises(ConfigError, match="image_weights: ") as error:
+def test_vits_of_another_patch_size_and_resolution_are_loaded_as_timm_does(
+    architecture, changes, patch_size, img_size, tmp_path
+):
+    """Compared with the same timm model, made for our sizes by timm's own conversion."""
+    vit = save_vit(tmp_path, architecture, **changes)
+    sizes = {"patch_size": patch_size, "img_size": img_size}
+    model = MCR(SMALL.model_copy(update=sizes)).eval()
+    pretrained.load_vit(model.image_encoder.vit, str(tmp_path))
+    other = timm.create_model(architecture, **VIT | {"in_chans": 3, "num_classes": 0} | sizes)
+    state = {k: v for k, v in vit.state_dict().items() if not k.startswith("head")}
+    if changes.get("in_chans") == 1:
+        state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].repeat(1, 3, 1, 1) / 3
+    other.load_state_dict(timm.models.vision_transformer.checkpoint_filter_fn(state, other))
+    grey = torch.randn(2, 1, img_size, img_size)
+    expected = other.eval().forward_features(grey.expand(-1, 3, -1, -1))[:, 1:]
+    torch.testing.assert_close(model.image_encoder(grey), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "architecture, changes, words",
+    [
+        ("deit_tiny_distilled_patch16_224", {}, "dist_token"),
+        ("vit_tiny_patch16_224", {"reg_tokens": 4}, "reg_token"),
+        ("vit_base_patch16_reg4_gap_256", {}, "reg_token.*cls_token"),
+        ("vit_small_patch14_reg4_dinov2", {}, "ls1.gamma"),
+        ("deit3_small_patch16_224", {}, "ls1.gamma"),
+        ("vit_base_patch16_clip_224", {}, "norm_pre"),
+        ("vit_base_patch16_siglip_224", {}, "attn_pool.*cls_token"),
+        ("vit_relpos_small_patch16_224", {}, "rel_pos"),
+        ("vit_tiny_patch16_224", {"depth": SMALL.depth + 1}, "12 tensors more"),
+        ("vit_tiny_patch16_224", {"depth": SMALL.depth - 1}, "12 fewer"),
+        ("vit_tiny_patch16_224", {"embed_dim": 96}, "size mismatch"),
+        ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg"}, "cls_token"),
+        ("vit_tiny_patch16_224", {"num_heads": 6}, "6 heads, .* 3 heads"),  # no tensor shows it
+        ("vit_tiny_patch16_224", {"act_layer": "relu"}, "ReLU, .* GELU"),
+    ],
+)
+def test_image_weights_of_another_make_are_refused_in_one_line(
+    architecture, changes, words, tmp_path
+):
+    save_vit(tmp_path, architecture, **changes)
+    with pytest.raises(ConfigError, match=f"image_weights: .* does not fit.*{words}") as error:
         pretrained.load_vit(MCR(SMALL).image_encoder.vit, str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def as_bin(where):
+    """As older folders are: one pickle of tensors, read by torch's `weights_only`."""
+    save_bert(where)
+    state = load_file(where / "model.safetensors")
+    (where / "model.safetensors").unlink()
+    torch.save(state, where / "pytorch_model.bin")
+
+
+def in_shards(where):
+    save_bert(where, max_shard_size="40KB")
+    assert len(list(where.glob("model-*.safetensors"))) > 2
+
+
+def bin_in_shards(where):
+    in_shards(where)
+    index = json.loads((where / "model.safetensors.index.json").read_text())
+    for file in where.glob("model-*.safetensors"):
+        torch.save(load_file(file), where / renamed(file.name))
+    index["weight_map"] = {key: renamed(name) for key, name in index["weight_map"].items()}
+    (where / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    for file in where.glob("model*"):
+        file.unlink()
+
+
+def renamed(name):
+    return name.replace("model", "pytorch_model").replace(".safetensors", ".bin")
+
+
+@pytest.mark.parametrize("save", [save_bert, as_bin, in_shards, bin_in_shards])
+def test_berts_are_loaded_however_they_were_saved(save, tmp_path):
+    """And the tokenizer beside them is the run's."""
+    torch.manual_seed(0)
+    save(tmp_path)
+    torch.manual_seed(0)
+    expected = small_bert().state_dict()
+    bert = MCR(SMALL.model_copy(update={"vocab_size": 90})).report_encoder.bert
+    said = pretrained.load_bert(bert, str(tmp_path))
+    assert said["tensors"] == len(bert.state_dict())
+    assert all(torch.equal(expected[name], tensor) for name, tensor in bert.state_dict().items())
+
+
+class Evil:
+    def __reduce__(self):
+        return pytest.fail, ("the pickle was run",)
+
+
+def test_a_pickle_that_holds_more_than_tensors_is_refused_and_not_run(tmp_path):
+    as_bin(tmp_path)
+    torch.save({"embeddings": Evil()}, tmp_path / "pytorch_model.bin")
+    bert = MCR(SMALL.model_copy(update={"vocab_size": 90})).report_encoder.bert
+    with pytest.raises(ConfigError, match=r"cannot be loaded \(UnpicklingError\)"):
+        pretrained.load_bert(bert, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name, sizes",
+    [
+        ("roberta", {}),
+        ("electra", {}),
+        ("deberta-v2", {}),
+        ("modernbert", dict(pad_token_id=0, cls_token_id=1, sep_token_id=2, eos_token_id=2)),
+        ("distilbert", dict(dim=48, n_layers=1, n_heads=3, hidden_dim=192)),
+        ("clip_text_model", dict(bos_token_id=1, eos_token_id=2)),
+    ],
+)
+def test_text_weights_of_other_architectures_are_refused_by_their_name(name, sizes, tmp_path):
+    own = {} if name == "distilbert" else {key: BERT[key] for key in BERT if key != "vocab_size"}
+    config = AutoConfig.for_model(name, vocab_size=90, **own | sizes)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    bert = MCR(SMALL.model_copy(update={"vocab_size": 90})).report_encoder.bert
+    with pytest.raises(ConfigError, match=f"text_weights: .* has model_type='{name}'") as error:
+        pretrained.load_bert(bert, str(tmp_path))
+    assert "\n" not in str(error.value) and "only BERT models" in str(error.value)

@@ -7,31 +7,32 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import timm
+import torch
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 from transformers import AutoConfig, BertModel
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging
+
+from data_prep import own_files
 
 from ..config import ConfigError
 
-MUST_AGREE = ("model_type", "num_attention_heads", "hidden_act", "layer_norm_eps")
+MUST_AGREE = ("model_type", "num_attention_heads", "hidden_act", "layer_norm_eps", "is_decoder")
 
 
 def load_vit(vit: VisionTransformer, source: str) -> dict:
     """Load a timm model name, a folder with model.safetensors, or a .safetensors file into `vit`; →
-    what the manifest says of it. RGB patch embeddings are summed for one-channel input, and
-    position embeddings resized, as timm does it. Raises ConfigError when the weights cannot be had or do not fit."""
-    try:
-        state = _read_image_weights(source)
-    except Exception as error:
-        raise ConfigError(
-            f"image_weights: {source!r} cannot be loaded ({type(error).__name__}); give a local "
-            "folder with model.safetensors, or a timm model name with network"
-        ) from error
+    what the manifest says of it. RGB patch embeddings are summed for one-channel input; for another
+    patch size or resolution they and the positions are resized, as timm does it. Raises ConfigError
+    when the weights cannot be had or do not fit."""
+    with _reading("image_weights", source, "model.safetensors, or a timm model name with network"):
+        state, theirs = _read_image_weights(source)
     weight = "patch_embed.proj.weight"
     try:
         state = checkpoint_filter_fn(state, vit)
@@ -39,46 +40,56 @@ def load_vit(vit: VisionTransformer, source: str) -> dict:
             state[weight] = state[weight].sum(1, keepdim=True)
         vit.load_state_dict(state)
     except (RuntimeError, KeyError, AssertionError) as error:
-        raise _does_not_fit("image_weights", source, error) from None
+        raise _does_not_fit("image_weights", source, _difference(vit, state) or error) from None
+    if theirs is not None and _unseen(theirs) != _unseen(vit):
+        reason = f"it has {_unseen(theirs)}; the encoder {_unseen(vit)}"
+        raise _does_not_fit("image_weights", source, reason)
     return _describe(vit, source)
 
 
 def load_bert(bert: BertModel, source: str) -> dict:
     """Load a local transformers folder or a hub name into `bert`; → as `load_vit`. Raises ConfigError when the
     weights cannot be had, are another architecture's, or do not fit."""
-    verbosity = transformers_logging.get_verbosity()
-    try:
-        place = os.path.expanduser(source)
+    place, key = os.path.expanduser(source), "text_weights"
+    what = "config.json and model.safetensors, or a hub name with network"
+    with _reading(key, source, what):
         theirs = AutoConfig.from_pretrained(place, trust_remote_code=False)
-        transformers_logging.set_verbosity_error()  # what it would tell is checked below
-        loaded, report = BertModel.from_pretrained(
-            place, add_pooling_layer=False, output_loading_info=True
-        )
-    except Exception as error:
-        raise ConfigError(
-            f"text_weights: {source!r} cannot be loaded ({type(error).__name__}); give a local "
-            "folder with config.json and model.safetensors, or a hub name with network"
-        ) from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     for name in MUST_AGREE:
         given, own = getattr(theirs, name, None), getattr(bert.config, name)
         if given != own:
-            raise ConfigError(
-                f"text_weights: {source!r} has {name}={given!r}, this report encoder {own!r}; only "
-                "BERT models of the same shape can be loaded"
-            )
+            only = "only BERT models of the same shape can be loaded"
+            reason = f"has {name}={given!r}, this report encoder {own!r}"
+            raise ConfigError(f"{key}: {source!r} {reason}; {only}")
+    with _reading(key, source, what):
+        how = {"add_pooling_layer": False, "output_loading_info": True}
+        loaded, report = BertModel.from_pretrained(place, **how)
     missing = sorted(report["missing_keys"])
     if missing:
         raise ConfigError(
             f"text_weights: {source!r} lacks {len(missing)} of the encoder's tensors, first "
             f"{missing[0]}; save the bare BERT model there with save_pretrained"
         )
+    more = [name for name in report["unexpected_keys"] if ".attention." in name]  # not a head
     try:
-        bert.load_state_dict(loaded.state_dict())
+        bert.load_state_dict(loaded.state_dict() | dict.fromkeys(more))
     except RuntimeError as error:
-        raise _does_not_fit("text_weights", source, error) from None
+        raise _does_not_fit(key, source, error) from None
     return _describe(bert, source)
+
+
+@contextmanager
+def _reading(key: str, source: str, what: str) -> Iterator[None]:
+    """Whatever goes wrong in the block is a ConfigError. What transformers would tell is checked
+    afterwards."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    except Exception as error:  # the libraries have many kinds
+        reason = f"cannot be loaded ({type(error).__name__}); give a local folder with {what}"
+        raise ConfigError(f"{key}: {source!r} {reason}") from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _describe(encoder: nn.Module, source: str) -> dict:
@@ -89,18 +100,39 @@ def _describe(encoder: nn.Module, source: str) -> dict:
     return {"source": source, "tensors": len(tensors), "sha256": digest.hexdigest()}
 
 
-def _read_image_weights(source: str) -> dict[str, Tensor]:
-    """A ViT's tensors by timm's names, without its classifier."""
-    path = Path(source).expanduser()
+def _read_image_weights(source: str) -> tuple[dict[str, Tensor], nn.Module | None]:
+    """A ViT's tensors by timm's names, without its classifier; and the model they are of, if the
+    config.json that timm leaves beside them names it."""
+    path, theirs = Path(source).expanduser(), None
     path = path / "model.safetensors" if path.is_dir() else path
     if path.suffix == ".safetensors" or path.exists():
-        state = load_file(path)
+        state, about = load_file(path), path.with_name("config.json")
+        made = own_files.read_json(about, "restore it") if about.exists() else {}
+        if timm.is_model(made.get("architecture", "")):
+            with torch.device("meta"):
+                theirs = timm.create_model(made["architecture"], **made.get("model_args", {}))
     else:
-        state = timm.create_model(source, pretrained=True, num_classes=0).state_dict()
+        theirs = timm.create_model(source, pretrained=True, num_classes=0)
+        state = theirs.state_dict()
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    return {name: state[name] for name in state if not name.startswith(("head", "fc_norm"))}
+    kept = [name for name in state if not name.startswith(("head", "fc_norm"))]
+    return {name: state[name] for name in kept}, theirs
 
 
-def _does_not_fit(key: str, source: str, error: Exception) -> ConfigError:
+def _unseen(vit: VisionTransformer) -> str:
+    """What the tensors of a ViT do not show."""
+    attention, mlp, norm = vit.blocks[0].attn, vit.blocks[0].mlp, vit.blocks[0].norm1
+    return f"{attention.num_heads} heads, {type(mlp.act).__name__}, eps {norm.eps}"
+
+
+def _difference(vit: VisionTransformer, state: dict[str, Tensor]) -> str:
+    """In words what one ViT has and the other lacks, such as register or distillation tokens."""
+    own = vit.state_dict().keys()
+    more, less = sorted(state.keys() - own), sorted(own - state.keys())
+    told = f"it has {len(more)} tensors more {more[:3]} and {len(less)} fewer {less[:3]}"
+    return told if more or less else ""
+
+
+def _does_not_fit(key: str, source: str, error: Exception | str) -> ConfigError:
     reason = " ".join(str(error).split())[:300]
     return ConfigError(f"{key}: {source!r} does not fit this encoder: {reason}")
