@@ -24,6 +24,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from .errors import DataError
 
 LIMIT = 2**30  # bytes of a text file of ours, at most; a study's results take 30 MB
+DEEPEST = 20  # lists and mappings within each other, in YAML
 Model = TypeVar("Model", bound=BaseModel)
 
 try:
@@ -213,13 +214,15 @@ def read_yaml(path: Path, advice: str) -> dict:
 
 
 def parse_yaml(text: str) -> Any:
-    """A YAML text without aliases, which a few bytes can make of any size. ValueError for anything else."""
+    """A YAML text of our kind. ValueError for any other: among them aliases, of which a few bytes can make any size."""
+    depth = 0
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ValueError("aliases are not read")
+        for event in yaml.parse(text, yaml.SafeLoader):  # one by one: what is refused is not read on
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST or isinstance(event, yaml.AliasEvent):
+                raise ValueError("aliases" if depth <= DEEPEST else "nested too deeply")
         return yaml.safe_load(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
     except (yaml.YAMLError, OverflowError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(_short(error)) from None
 

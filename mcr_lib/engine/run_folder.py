@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from data_prep.folder import describe_data
-from data_prep.own_files import atomic, fingerprints, write_json
+from data_prep.own_files import atomic, fingerprints, sealed, write_json
 from data_prep.run_files import RunError, check_new, read_data, writing_to
 
 from ..config import ConfigError, RunConfig, read_config
@@ -21,7 +21,7 @@ def begin(run: Path, data: Path, config: RunConfig, tokenizer) -> None:
     with writing_to(run):
         tokenizer.save_pretrained(run / "tokenizer")
         content = describe_data(data) | {"tokenizer": fingerprints(run / "tokenizer")}
-        write_json(run / "data.json", content)
+        write_json(run / "data.json", sealed(content))
         with atomic(run / "config.yaml") as temporary:
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
             temporary.write_text(text, encoding="utf-8")
