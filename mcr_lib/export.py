@@ -1,17 +1,11 @@
-"""A finished run for other people's code: the hub's layout, a model card filled from the run, ONNX of both encoders.
-
-    config.json  model.safetensors                   what MCR.from_pretrained reads
-    tokenizer files  preprocessor_config.json        what Encoder reads as well
-    README.md                                        the model card
-    image.onnx  text.onnx                            if asked for; they take what the model's encode_… take
-
-Not here: reading it (encoder.py)."""
+"""A finished run for other people's code: config.json and model.safetensors, as the hub has them, tokenizer, numbers of
+the preparation, a model card, ONNX of both encoders. Not here: reading it (encoder.py)."""
 
 from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -25,14 +19,6 @@ from .markup import render_text
 from .model import MCR
 from .paper import PAPER
 from .run import load_run
-
-
-class Side(nn.Module):
-    """One side of a model as a module of its own, for torch.export: `encode` is its forward."""
-
-    def __init__(self, model: MCR, encode: Callable):
-        super().__init__()
-        self.model, self.forward = model, encode
 
 
 def export_run(run: Path, out: Path, *, best: bool = False, onnx: bool = False) -> None:
@@ -56,23 +42,24 @@ def export_run(run: Path, out: Path, *, best: bool = False, onnx: bool = False) 
         for name, side, inputs, axes in sides(model) if onnx else ():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the names of axes
-                how = {"dynamic_shapes": axes, "external_data": False, "verbose": False}
+                large = sum(weight.nbytes for weight in side.parameters()) > 2**30  # a file holds 2 GB
+                how = {"dynamic_shapes": axes, "external_data": large, "verbose": False}
                 file = beside / f"{name}.onnx"
                 torch.onnx.export(side, f=file, kwargs=inputs, output_names=["features"], **how)
 
 
-def sides(model: MCR) -> list[tuple[str, Side, dict, dict]]:
-    """Both sides: name, module, inputs to trace it by, and the axes of these that may change."""
+def sides(model: MCR) -> Iterator[tuple[str, nn.Module, dict, dict]]:
+    """Both sides for torch.export: name, a module of its own, inputs to trace it by, and the axes of
+    these that may change."""
     config, N, T = model.config, torch.export.Dim("N"), torch.export.Dim("T")
     images = torch.zeros(2, config.in_chans, config.img_size, config.img_size)
     ids = torch.full((2, 8), config.mask_token_id)
     texts = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return [
-        ("image", Side(model, model.encode_image).eval(), {"images": images}, {"images": {0: N}}),
-        (
-            "text",
-            Side(model, model.encode_text).eval(),
-            texts,
-            {key: {0: N, 1: T} for key in texts},
-        ),
-    ]
+    by_length = {key: {0: N, 1: T} for key in texts}
+    for name, encode, inputs, axes in (
+        ("image", model.encode_image, {"images": images}, {"images": {0: N}}),
+        ("text", model.encode_text, texts, by_length),
+    ):
+        side = nn.Module()
+        side.model, side.forward = model, encode
+        yield name, side.eval(), inputs, axes
