@@ -28,8 +28,10 @@ SHARED = 5  # patients: a picture of more is a placeholder, not a radiograph
 
 def normal_id(text: str) -> str:
     """The one spelling of an id; "" if the text means nothing or its digits are lost."""
-    text = unicodedata.normalize("NFKC", text)
-    text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace())
+    if not (text.isascii() and text.isprintable()):
+        text = unicodedata.normalize("NFKC", text)
+        kept = (c for c in text if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace())
+        text = "".join(kept)
     text = " ".join(clean_name(text).split())
     guarded = GUARDED.fullmatch(text)
     if guarded:
@@ -147,7 +149,8 @@ def split_by_patient(table: pd.DataFrame, funnel: Funnel) -> pd.DataFrame:
     moved = int((ids.map(leader) != ids).sum())
     if moved:
         funnel.notes["patients split together with another who shares a picture or an id"] += moved
-    return table.assign(split=table.patient_id.map(leader).map(split_of))
+    split = {patient: split_of(leader[patient]) for patient in ids}
+    return table.assign(split=[split[patient] for patient in table.patient_id])
 
 
 def join_patients(table: pd.DataFrame) -> dict[str, str]:
@@ -161,8 +164,9 @@ def join_patients(table: pd.DataFrame) -> dict[str, str]:
     size = int(ends[1].max(initial=-1)) + 1
     graph = coo_matrix((np.ones(len(ends[0])), ends), shape=(size, size))
     _, group = connected_components(graph, directed=False)
-    least = pd.Series(ids, dtype=object).groupby(group[:count]).transform("min")
-    return dict(zip(ids, least, strict=True))
+    in_order = np.argsort(ids)
+    first = pd.Series(in_order).groupby(group[in_order]).first()  # of each group the least id
+    return dict(zip(ids, ids[first[group[:count]]], strict=True))
 
 
 def _without_zeros(patient_id: str) -> str:

@@ -38,18 +38,23 @@ def _find(image: str, root: str) -> tuple[str, str, str]:
         return "", "", "no image path"
     if "\0" in image:
         return "", "", "an image path with a zero byte"
-    spellings = [image, image.replace("\\", "/")]
-    spellings += [
-        unicodedata.normalize(form, image) for image in spellings for form in ("NFC", "NFD")
-    ]
-    paths = [os.path.normpath(os.path.join(root, spelling)) for spelling in spellings]
-    file = next(filter(os.path.lexists, paths), paths[1])
+    paths = [os.path.normpath(os.path.join(root, spelling)) for spelling in _spellings(image)]
+    file = next(filter(os.path.lexists, paths), paths[0])
     real = os.path.join(_real(os.path.dirname(file)), os.path.basename(file))
     if os.path.islink(file):
         real = os.path.realpath(file)
-    if os.path.commonpath([_real(root), real]) != _real(root):
+    if not Path(real).is_relative_to(_real(root)):
         return file, "", OUTSIDE
     return file, Path(os.path.relpath(file, root)).as_posix(), ""
+
+
+def _spellings(image: str) -> list[str]:
+    """A path as it is, with slashes for backslashes, and in Unicode's two forms; the most likely first."""
+    slashed = image.replace("\\", "/")
+    if image.isascii():
+        return list(dict.fromkeys([slashed, image]))
+    forms = [unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")]
+    return list(dict.fromkeys([slashed, image, *forms]))
 
 
 @cache

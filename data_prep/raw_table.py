@@ -24,9 +24,9 @@ from .errors import DataError
 
 SEPARATORS = ",;\t|"
 LIMIT = 2**30  # bytes of an unpacked table: more is a mistake, or meant to fill the memory
-SHAPES = 1000  # kinds of keys that are remembered, to know a row where it does not belong
+SHAPES = 1000  # rows whose keys are remembered, to know a row where it does not belong
 ENCODINGS = "cp1252 (Excel in Western Europe and America), gb18030 (China), cp932 (Japan), cp1251"
-PROSE = re.compile(r"[a\s]*a[a\s]*[.]?")  # the shape of words
+PROSE = re.compile(r"\s*[^\W\d_](?:[^\W\d_]|\s)*[.]?\s*")  # words, and nothing that names have
 MARKS = (  # the byte order marks, the longer first
     (b"\xef\xbb\xbf", "utf-8-sig"),
     (b"\xff\xfe\x00\x00", "utf-32"),
@@ -212,8 +212,8 @@ class _Rows:
         for name, field in zip(self.header, fields, strict=False):
             if name:
                 self.table.columns[name].append(field)
-        for known, key in zip(self.shapes, self.keys, strict=True):
-            if len(known) < SHAPES:
+        if len(self.table.lines) <= SHAPES:
+            for known, key in zip(self.shapes, self.keys, strict=True):
                 known.add(_shape(fields[key]))
 
     def _take_back(self, line: int) -> None:
@@ -231,9 +231,10 @@ class _Rows:
             return "a zero byte"
         if len(fields) < width or any(field.strip() for field in fields[width:]):
             return f"{len(fields)} columns where the header has {width}"
-        if all(map(self._is_prose, self.keys, self.shapes, [fields] * len(self.keys))):
+        keys = zip(self.keys, self.shapes, strict=True)
+        if all(self._is_prose(key, known, fields) for key, known in keys):
             return "words where other rows have a name and a number"
-        inner = (line for field in fields for line in field.split("\n")[1:])
+        inner = [line for field in fields if "\n" in field for line in field.split("\n")[1:]]
         if any(self._is_swallowed(line, _shape(fields[self.keys[0]])) for line in inner):
             return "a quote that opens and closes rows later"
         return ""
@@ -245,9 +246,8 @@ class _Rows:
 
     def _is_prose(self, key: int, known: set[str], fields: list[str]) -> bool:
         """Whether the key is made of words, which no row's was."""
-        return bool(PROSE.fullmatch(_shape(fields[key])) and known) and not any(
-            map(PROSE.fullmatch, known)
-        )
+        is_prose = PROSE.fullmatch(fields[key]) and known
+        return bool(is_prose) and not any(map(PROSE.fullmatch, known))
 
     def _is_swallowed(self, line: str, shape: str) -> bool:
         """Whether a line within a field is a row by its number of columns and by its key."""

@@ -68,6 +68,7 @@ HEADER = re.compile(
     r"|^[ \t]*(?P<bare>FINDINGS|IMPRESSION|FINAL ADDENDUM|WET READ)[ \t]*$",
     re.MULTILINE,
 )
+NAMED = re.compile(r"findings|impression|conclusion", re.IGNORECASE)
 FINAL_REPORT = re.compile(r"^[ \t]*FINAL REPORT[ \t]*$", re.MULTILINE)
 RULE = re.compile(r"^[ \t]*_{10,}[ \t]*$", re.MULTILINE)
 
@@ -123,6 +124,8 @@ def kind_of(name: str) -> str | None:
 
 def has_headings(text: str) -> bool:
     """Whether a heading in the text says itself that findings or an impression follow."""
+    if ":" not in text or not NAMED.search(text):
+        return False
     names = (match[match.lastgroup] for match in HEADER.finditer(text))
     return any(
         NAMES.get(" ".join(name.lower().split())) in (FINDINGS, IMPRESSION) for name in names

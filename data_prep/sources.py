@@ -27,6 +27,9 @@ NOTHING = re.compile(  # how databases, R, Python and Excel write no value, and 
     re.IGNORECASE,
 )
 LETTER = re.compile(r"[^\W\d_]")
+LONG_WORD = re.compile(
+    r"[^\W\d_xX]{6}"
+)  # which no word for nothing is: most texts need no closer look
 LIST_ITEM = re.compile(r"""'([^']*)'|"([^"]*)"|([^\s,'"][^,'"]*)""")
 
 
@@ -105,12 +108,16 @@ def _as_text(value) -> str:
 def clean(text: str | None) -> str:
     """White space collapsed; "" if nothing is left beside words that mean nothing, numbers and punctuation."""
     text = " ".join((text or "").split())
+    if LONG_WORD.search(text):
+        return text
     return text if LETTER.search(NOTHING.sub("", text)) else ""
 
 
 def clean_name(text: str) -> str:
     """An id, a label or a path: white space at its ends removed; "" for a word that means nothing."""
     text = text.strip()
+    if not text or LONG_WORD.search(text) or text.isdecimal():
+        return text
     return text if re.search(r"[^\W_]", NOTHING.sub("", text)) else ""
 
 
