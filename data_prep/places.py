@@ -43,9 +43,11 @@ def _find(image: str, root: str) -> tuple[str, str, str]:
     real = os.path.join(_real(os.path.dirname(file)), os.path.basename(file))
     if os.path.islink(file):
         real = os.path.realpath(file)
-    if not Path(real).is_relative_to(_real(root)):
+    if not real.startswith(os.path.join(_real(root), "")):
         return file, "", OUTSIDE
-    return file, Path(os.path.relpath(file, root)).as_posix(), ""
+    inside = os.path.join(root, "")
+    relative = file[len(inside) :] if file.startswith(inside) else os.path.relpath(file, root)
+    return file, relative.replace(os.sep, "/"), ""
 
 
 def _spellings(image: str) -> list[str]:
@@ -65,5 +67,5 @@ def _real(place: str) -> str:
 def _target(image: str) -> str:
     """The file name of a stored image, without suffix: one for each path, and never too long."""
     digest = hashlib.sha256(image.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    stem = re.sub(r"[^\w.-]+", "_", Path(image).stem)
+    stem = re.sub(r"[^\w.-]+", "_", os.path.splitext(os.path.basename(image))[0])
     return f"{digest}_" + stem.encode()[:STEM].decode(errors="ignore")

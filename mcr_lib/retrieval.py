@@ -199,7 +199,7 @@ def evaluate(
     in `query_ranks`, and clusters[n], the patient of pair n. Returns the metrics of `summarise`;
     `chance`: the same keys for a random order; `interval`: key -> [low, high], percentile bootstrap
     that resamples patients, the same draw in both directions, the gallery fixed, {} if n_bootstrap
-    is 0; `protocol`, `gallery` (sizes), `tie_rule`, `n_bootstrap`, `seed`, `left_out` (pairs
+    is 0 or there is one patient; `protocol`, `gallery` (sizes), `tie_rule`, `n_bootstrap`, `seed`, `left_out` (pairs
     without a label in label-match)."""
     if len(clusters) != len(texts) or any(pd.isna(cluster) for cluster in clusters):
         sizes = f"{len(clusters)} clusters, {len(texts)} texts"
@@ -230,7 +230,7 @@ def evaluate(
 def _intervals(
     results: dict[str, QueryRanks], draws: Tensor, cluster_of_pair: Tensor
 ) -> dict[str, list[float]]:
-    """95 % of the resamples of every metric, [low, high]; draws (B, C), {} if B = 0 or one patient is all (C = 1)."""
+    """95 % of the resamples of every metric, [low, high]; draws (B, C), {} if B = 0 or C = 1."""
     if len(draws) == 0 or draws.shape[1] < 2:
         return {}
     samples = []

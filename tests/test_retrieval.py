@@ -703,3 +703,9 @@ def test_cuda_gives_the_same_numbers(protocol):
     ]
     for name in flat[0]:
         assert flat[1][name][0] == pytest.approx(flat[0][name][0]), name
+
+
+def test_one_patient_is_no_sample_and_has_no_interval():
+    features, rest = arguments_for(9)
+    result = evaluate(*features, **rest | {"clusters": ["p"] * 9})
+    assert result["interval"] == {} and result["gallery"]["clusters"] == 1
