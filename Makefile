@@ -7,7 +7,7 @@ DEVICE  ?= auto
 BIN     := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help env reproduce test lab notebooks study benchmark lint clean
+.PHONY: help env reproduce test lab notebooks study benchmark fuzz lint clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 	@echo "variables: PROFILE=smoke|demo|base  DATA=folder  OUT=folder  PYTHON=python3.12"
@@ -40,6 +40,9 @@ study: env  ## arms × seeds and a verdict for every claim, resumable: DATA=fold
 benchmark: env  ## what a step costs beside open_clip, which this installs first: OUT=FILE.json, DEVICE=auto|cpu|cuda
 	$(BIN)/pip install --quiet --editable .[bench]
 	$(BIN)/python -m benchmarks.cost --device $(DEVICE) --out $(if $(filter %.json,$(OUT)),$(OUT),runs/benchmark.json)
+
+fuzz: env  ## 100,000 and more generated odd or damaged inputs through every reader, an hour or two: OUT=FILE.json
+	$(BIN)/python -m tests.fuzz $(if $(filter %.json,$(OUT)),--out $(OUT))
 
 lint: env  ## style only: rules, a cap on complexity, formatting
 	$(BIN)/ruff check .

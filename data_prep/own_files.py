@@ -246,11 +246,12 @@ def read_parquet(path: Path, advice: str, trusted: bool) -> pd.DataFrame:
     """The table in `path`. What is not `trusted` to be as we wrote it is first read by a process of its own: damaged
     bytes can end Arrow's readers by a signal. Raises DamagedFile."""
     if not trusted:
-        code = "import sys, pandas; pandas.read_parquet(sys.argv[1])"
-        tried = subprocess.run([sys.executable, "-I", "-c", code, str(path)], capture_output=True)
-        if tried.returncode < 0:
-            how = f"its reader ends by signal {-tried.returncode}"
-            raise DamagedFile(f"{path} is not readable Parquet ({how}): {advice}")
+        code = "import sys, pyarrow.parquet as p; p.read_table(sys.argv[1]).validate(full=True)"
+        command = [sys.executable, "-I", "-c", code, str(path)]
+        tried = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        if tried.returncode:
+            *_, how = [f"its reader ends with status {tried.returncode}", *tried.stderr.splitlines()]
+            raise DamagedFile(f"{path} is not readable Parquet ({_short(how)}): {advice}")
     try:
         return pd.read_parquet(path)
     except Exception as error:  # Arrow has many kinds

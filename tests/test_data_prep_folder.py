@@ -261,3 +261,14 @@ def test_stale_store_and_full_disk_are_refused(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"needs .* GB"):
         pack.pack(tmp_path, 32)
     assert not list((tmp_path / "store").glob("32*"))
+
+
+def test_a_manifest_whose_bytes_are_no_text_is_refused(tmp_path):
+    folder.finish(tmp_path, rows(tmp_path), **FINISH)
+    path = tmp_path / "manifest.parquet"
+    pd.read_parquet(path).to_parquet(path, compression=None)
+    content = path.read_bytes()
+    assert b"images/0" in content
+    path.write_bytes(content.replace(b"images/0", b"images/\xff"))
+    with pytest.raises(DataError, match=r"not readable Parquet \(.*UTF8"):
+        folder.read(tmp_path)

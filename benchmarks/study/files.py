@@ -33,7 +33,7 @@ class Claim(_Part):
     measured: str
     unit: str
     effect: float | None
-    interval: Annotated[list[float], Field(max_length=2)] | None
+    interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None
     verdict: str
     detectable: float | None
     repeats: int
