@@ -14,6 +14,7 @@ import typer
 
 from data_prep.commands import QUIET, UsageError, command_line, flag, notice, option, run_app, say
 from data_prep.conditions import HELP
+from data_prep.machine import without_home
 from data_prep.provenance import libraries
 
 app = typer.Typer(help="Masked Contrastive Reconstruction: train, evaluate, search.", **QUIET)
@@ -71,8 +72,10 @@ def train(
         )
         trainer = train_run(data, run, config, resume=resume, device=place, command=command)
         distributed.print_once(
-            f"{run}: {trainer.step} steps in {trainer.seconds:.0f} s; "
-            f"next: python -m mcr_lib evaluate --run {run} --data {data}"
+            without_home(
+                f"{run}: {trainer.step} steps in {trainer.seconds:.0f} s; "
+                f"next: python -m mcr_lib evaluate --run {run} --data {data}"
+            )
         )
 
 
