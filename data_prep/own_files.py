@@ -250,7 +250,8 @@ def read_parquet(path: Path, advice: str, trusted: bool) -> pd.DataFrame:
         command = [sys.executable, "-I", "-c", code, str(path)]
         tried = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if tried.returncode:
-            *_, how = [f"its reader ends with status {tried.returncode}", *tried.stderr.splitlines()]
+            by_signal = f"its reader ends by signal {-tried.returncode}"
+            how = by_signal if tried.returncode < 0 else tried.stderr.strip().split("\n")[-1]
             raise DamagedFile(f"{path} is not readable Parquet ({_short(how)}): {advice}")
     try:
         return pd.read_parquet(path)

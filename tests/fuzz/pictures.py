@@ -99,7 +99,7 @@ class Tiff(Pictures):
         elif kind in ("F", "NaN"):
             pixels = (rng.choice((1, 4095, 1e-3)) * shown).astype(np.float32)
             if kind == "NaN":
-                pixels[0, : rng.randint(1, 20)] = np.nan
+                pixels[0, : rng.randint(1, 3)] = np.nan
             image = Image.fromarray(pixels)
         else:
             image = Image.fromarray((255 * shown).astype(np.uint8)).convert(kind)
