@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from .errors import DataError
 
 LIMIT = 2**30  # bytes of a text file of ours, at most; a study's results take 30 MB
+DISK_FULL = re.compile(r"No space left|\d requested and \d+ written")  # as Arrow, NumPy say it
 DEEPEST = 20  # lists and mappings within each other, in YAML
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -92,7 +94,7 @@ def _reporting(path: Path):
     try:
         yield
     except OSError as error:
-        number = error.errno or (errno.ENOSPC if "No space left" in str(error) else None)
+        number = error.errno or (errno.ENOSPC if DISK_FULL.search(str(error)) else None)
         beside = str(path.with_name(f".{path.name}."))
         if number is None or not str(error.filename or beside).startswith(beside):
             raise
@@ -217,7 +219,8 @@ def parse_yaml(text: str) -> Any:
     """A YAML text of our kind. ValueError for any other: among them aliases, of which a few bytes can make any size."""
     depth = 0
     try:
-        for event in yaml.parse(text, yaml.SafeLoader):  # one by one: what is refused is not read on
+        # one by one: what is refused is not read on
+        for event in yaml.parse(text, yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST or isinstance(event, yaml.AliasEvent):
