@@ -3,14 +3,15 @@ PYTHON  ?= python3
 PROFILE ?= demo
 DATA    ?=
 OUT     ?= runs/$(PROFILE)
+RUN     ?=
 DEVICE  ?= auto
 BIN     := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help env reproduce test lab notebooks study benchmark fuzz lint clean
+.PHONY: help env reproduce test lab explore notebooks study benchmark fuzz lint clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
-	@echo "variables: PROFILE=smoke|demo|base  DATA=folder  OUT=folder  PYTHON=python3.12"
+	@echo "variables: PROFILE=smoke|demo|base  DATA=folder  RUN=folder  OUT=folder  PYTHON=python3.12"
 
 env: .venv/.complete  ## make .venv from requirements.txt (about 6 GB: torch brings CUDA; it runs on CPUs too)
 .venv/.complete: requirements.txt
@@ -29,6 +30,10 @@ test: lint  ## all tests
 
 lab: env notebooks  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks
+
+explore: env  ## the retrieval explorer as a page of its own, on this machine only: RUN=folder DATA=folder
+	@test -n "$(RUN)" -a -n "$(DATA)" || { echo "make explore RUN=folder DATA=folder: RUN or DATA is missing" >&2; exit 2; }
+	cd notebooks && ../$(BIN)/python -m kit.explore_page --run "$(abspath $(RUN))" --data "$(abspath $(DATA))"
 
 notebooks: env  ## derive notebooks/*.ipynb from notebooks/src/*.py
 	$(BIN)/python notebooks/src/derive.py

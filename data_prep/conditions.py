@@ -38,6 +38,11 @@ def rows_where(table: pd.DataFrame, conditions: list[str]) -> np.ndarray:
     return np.flatnonzero(kept)
 
 
+def split_conditions(line: str) -> list[str]:
+    """Several conditions written in one line, with semicolons between them."""
+    return [condition for condition in map(str.strip, line.split(";")) if condition]
+
+
 def _meets(values: pd.Series, sign: str, value: str) -> np.ndarray:
     text = values.astype(str).str.casefold()
     if sign == "~":

@@ -5,16 +5,20 @@ made (markup.py), inputs to ask with (widgets.py)."""
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
+import torch.nn.functional as F
 from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
 from data_prep.images import letterbox, read_gray
+from data_prep.tables_out import guarded
 
 from .data import prepare_images, store_size
 from .features import QueryError, check_query
@@ -23,9 +27,11 @@ from .index import Hit, Index
 from .markup import marked_html, overlay, picture_html, render
 from .masking import IMAGE_STREAM, TEXT_STREAM, counter_noise, mask_report, random_masking
 from .model import MCR
+from .question import WITHOUT, as_row, combine, name_duplicates, thin
 from .ranking import normal_text
 
 WHOLE = -1  # in place of a word's number: the whole text
+STRANGE = 1000  # gallery images that say how like its nearest one an image usually is
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ class Searcher:
         self.device = next(model.parameters()).device if model else torch.device("cpu")
         self.features = {side: x.float().cpu() for side, x in index.features.items()}  # N, D
         self.centre = {side: features.mean(0) for side, features in self.features.items()}
+        self._usual: float | None = None  # cosine of an image's nearest one, rarely less
         self._images: dict[int, SeenImage] = {}
         self._reports: dict[int, ReadText] = {}
 
@@ -151,68 +158,120 @@ class Searcher:
 
     def light_up(self, image: SeenImage, vector: Tensor) -> np.ndarray:
         """The image, lit where it speaks for a text's vector (D,) rather than for any: (S, S, 3) uint8."""
+        return overlay(image.pixels / 255, self.heat(image, vector)[0])
+
+    def heat(self, image: SeenImage, vector: Tensor) -> Tensor:
+        """How much each patch speaks for a text's vector (D,) rather than for any: (1, side, side)."""
         direction, num_patches = vector - self.centre["texts"], self.model.config.num_patches
-        glow = heat_map(image.patches, direction, image.ids_keep, num_patches)
-        return overlay(image.pixels / 255, glow[0])
+        return heat_map(image.patches, direction, image.ids_keep, num_patches)
 
     def _noise(self, row: int, length: int, stream: int) -> Tensor:
         pair = torch.tensor([row])
         return counter_noise(0, torch.zeros_like(pair), pair, length, stream).to(self.device)
 
-    def for_text(self, text: str, k: int = 5, word: int = WHOLE) -> Answer:
-        """The k images that fit a sentence best, lit for it or for one of its words. Raises
+    def for_text(
+        self, text: str, k: int = 5, word: int = WHOLE, *, image=None, without: str = "", **how
+    ) -> Answer:
+        """The k images that fit a sentence best, lit for it or for one of its words. image: a gallery
+        row or pixels (S, S) that hits should be like as well; without: a sentence that they should
+        not be like; how: `where` and `per` of Index.search, and glow=False for plain images. Raises
         QueryError as `check_query` does, or without a model to read the sentence."""
         if self.model is None:
             raise QueryError(
                 "this search has no model to read a sentence: choose an image of the gallery"
             )
-        notes = check_query(self.tokenizer, text, self.model.config.max_text_length)
-        query = self.read(text)
-        vector = query.feature if word == WHOLE else query.word(word)
-        hits, cards = self.index.search(query.feature, k=k, among="images"), []
+        glow, longest = how.pop("glow", True), self.model.config.max_text_length
+        notes, query = check_query(self.tokenizer, text, longest), self.read(text)
+        parts = [(query.feature, 1.0)]
+        if without.strip():
+            notes += check_query(self.tokenizer, without, longest)
+            parts.append((self.read(without).feature, WITHOUT))
+        if image is not None:
+            parts.append((self._seen(image).feature, 1.0))
+        vector = combine(parts, self.features["images"])
+        hits = name_duplicates(self.index.search(vector, k=k, among="images", **how))
+        lit = query.feature if word == WHOLE else query.word(word)
+        cards = []
         for hit in hits:
             marked = self.report(hit.row).mark(query.feature - self.centre["texts"])
+            seen = self.image(hit.row)
+            shown = self.light_up(seen, lit) if glow else overlay(seen.pixels / 255)
+            caption = render(
+                "hit.html", hit=hit, marked=marked, above=self._above("images", vector, hit)
+            )
             cards.append(
                 picture_html(
-                    self.light_up(self.image(hit.row), vector),
-                    f"image {hit.pair_id}: {hit.labels or 'no label'}",
-                    render("hit.html", hit=hit, marked=marked),
+                    shown, f"image {hit.pair_id}: {hit.labels or 'no label'}", caption, 220
                 )
             )
         best = self.features["images"][hits[0].row]
         asked = query.mark(best - self.centre["images"])
-        html = str(render("answer.html", asked=asked, parts=cards))
-        return Answer(hits, html, query.names(), tuple(notes))
+        return Answer(hits, _page(asked, cards, hits), query.names(), tuple(notes))
 
-    def for_image(self, asked: int | np.ndarray, k: int = 5, word: int = WHOLE) -> Answer:
+    def for_image(self, asked: int | np.ndarray, k: int = 5, word: int = WHOLE, **how) -> Answer:
         """The k distinct reports that fit an image best: of a gallery row, or uint8 pixels (S, S).
-        Lit are the patches that speak for the best report, or for one of its words. Raises
-        QueryError for pixels where there is no model to look at them."""
+        Lit are the patches that speak for the best report, or for one of its words; how: as in
+        `for_text`. Raises QueryError for pixels where there is no model to look at them."""
         row = None if isinstance(asked, np.ndarray) else asked
         if self.model is None and row is None:
             raise QueryError(
                 "this search has no model to look at an image: choose one of the gallery"
             )
+        glow, how["per"] = how.pop("glow", True), how.get("per") or "report"
+        notes, words = [], []
         if self.model is None:
-            hits = self._find_reports(self.features["images"][row], k)
-            shown, words = overlay(self.pixels(row) / 255), []
+            vector, shown = self.features["images"][row], overlay(self.pixels(row) / 255)
+            hits = self.index.search(vector, k=k, among="texts", **how)
             marks = [hit.report for hit in hits]
         else:
-            image = self.look(asked) if row is None else self.image(row)
-            hits = self._find_reports(image.feature, k)
+            image = self._seen(asked)
+            vector, notes = image.feature, self._strange(image.feature, row)
+            hits = self.index.search(vector, k=k, among="texts", **how)
             reports = [self.report(hit.row) for hit in hits]
-            marks = [report.mark(image.feature - self.centre["images"]) for report in reports]
+            marks = [report.mark(vector - self.centre["images"]) for report in reports]
             best, words = self.features["texts"][hits[0].row], reports[0].names()
-            shown = self.light_up(image, best if word == WHOLE else reports[0].word(word))
+            lit = best if word == WHOLE else reports[0].word(word)
+            shown = self.light_up(image, lit) if glow else overlay(image.pixels / 255)
         title, own = "your image", None
         if row is not None:
             title = f"gallery image {self.index.table.at[row, 'pair_id']}"
             own = normal_text(self.index.table.at[row, "report"])
-        is_own = [normal_text(hit.report) == own for hit in hits]
-        items = render("reports.html", items=list(zip(hits, marks, is_own, strict=True)))
-        picture = picture_html(shown, title, width=260)
-        answer = render("answer.html", asked=title, parts=[picture, items])
-        return Answer(hits, str(answer), words)
+        items = []
+        for hit, mark in zip(hits, marks, strict=True):
+            film = picture_html(
+                overlay(self.pixels(hit.row) / 255), f"image {hit.pair_id}", width=110
+            )
+            above = self._above("texts", vector, hit)
+            items.append((hit, mark, normal_text(hit.report) == own, above, film))
+        parts = [picture_html(shown, title, width=320), render("reports.html", items=items)]
+        return Answer(hits, _page(title, parts, hits), words, tuple(notes))
 
-    def _find_reports(self, feature: Tensor, k: int) -> list[Hit]:
-        return self.index.search(feature, k=k, among="texts", distinct=True)
+    def _seen(self, asked: int | np.ndarray) -> SeenImage:
+        return self.look(asked) if isinstance(asked, np.ndarray) else self.image(asked)
+
+    def _above(self, side: str, query: Tensor, hit: Hit) -> float:
+        """Above which share of the gallery, 0 to 1, a hit's score lies; a score alone says little."""
+        scores = thin(self.features[side]) @ F.normalize(query, dim=0)
+        return float((scores < hit.score).float().mean())
+
+    def _strange(self, feature: Tensor, row: int | None) -> list[str]:
+        """A note where an image is less like any of the gallery than 99 of 100 of those are."""
+        if row is not None:
+            return []
+        images = self.features["images"]
+        if self._usual is None:
+            some = thin(images, STRANGE)  # n, D
+            nearest = (
+                (some @ thin(images).T).topk(min(2, len(some))).values[:, -1]
+            )  # the first is itself
+            self._usual = float(nearest.quantile(0.01))
+        if float((images @ feature).max()) >= self._usual:
+            return []
+        return ["this image is unlike those of the gallery: trust no hit"]
+
+
+def _page(asked, parts: list[Markup], hits: list[Hit]) -> str:
+    """The answer as HTML, with its hits as a CSV to save."""
+    table = guarded(pd.DataFrame([as_row(hit) for hit in hits])).to_csv(index=False)
+    csv = base64.b64encode(table.encode()).decode()
+    return str(render("answer.html", asked=asked, parts=parts, csv=csv))

@@ -8,10 +8,12 @@ question is answered (explore.py), how HTML is made (markup.py)."""
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 
 import ipywidgets as widgets
 from markupsafe import Markup
 
+from data_prep.conditions import HELP, split_conditions
 from data_prep.errors import KitError
 from data_prep.images import read_upload
 
@@ -73,20 +75,29 @@ class Explorer(widgets.VBox):
 
 
 class RetrievalExplorer(Explorer):
-    """Type a sentence, or choose or upload an image: the best K, their scores, the words and
-    patches that match. `RetrievalExplorer(index, model, tokenizer)` for one model, or several by
-    name to switch between: `RetrievalExplorer({"MbA": Searcher(index, model, tokenizer), "MbA,
-    masked": …})`."""
+    """Type a sentence, choose or upload an image, or both: the best K with their scores, the words
+    and patches that match; only where conditions hold, and without what is not wanted.
+    `RetrievalExplorer(index, model, tokenizer)` for one model, or several by name to switch
+    between: `RetrievalExplorer({"MbA": Searcher(index, model, tokenizer), "MbA, masked": …})`."""
+
+    REMEMBERED = ("ask", "sentence", "without", "image", "where", "per", "k")
 
     def __init__(self, search, model=None, tokenizer=None, *, sentence: str = "", k: int = 5):
         one = not isinstance(search, dict)
         self.searchers = {"model": Searcher(search, model, tokenizer)} if one else search
-        self.asked = "sentence" if sentence else "image"
         self.words: list[str] = []
         self._quiet = False
-        narrow = widgets.Layout(width="auto")
+        narrow, field = widgets.Layout(width="auto"), widgets.Layout(width="420px")
+        line = {"continuous_update": False, "layout": field}
         super().__init__(
             "Retrieval explorer",
+            ask=widgets.ToggleButtons(
+                options=["sentence", "image", "both"],
+                value="sentence" if sentence else "image",
+                description="Ask with",
+                style={"button_width": "auto"},
+                layout=widgets.Layout(width="max-content"),
+            ),
             sentence=widgets.Text(
                 sentence,
                 description="Sentence",
@@ -94,11 +105,17 @@ class RetrievalExplorer(Explorer):
                 continuous_update=False,
                 layout=WIDE,
             ),
+            without=widgets.Text("", description="but not like", placeholder="a finding", **line),
             image=widgets.Dropdown(options=self._images(), description="or gallery image"),
             upload=widgets.FileUpload(
                 accept=IMAGE_FILES, description="or upload an image", layout=narrow
             ),
-            k=widgets.IntSlider(k, 1, 10, description="K"),
+            where=widgets.Text("", description="only where", placeholder=HELP, **line),
+            per=widgets.Dropdown(
+                options=[("pair", None), ("patient", "patient_id"), ("study", "study_id")],
+                description="one hit per",
+            ),
+            k=widgets.IntSlider(k, 1, 50, description="K"),
             model=widgets.ToggleButtons(
                 options=list(self.searchers),
                 description="Model",
@@ -106,6 +123,8 @@ class RetrievalExplorer(Explorer):
                 layout=widgets.Layout(width="max-content"),
             ),
             word=widgets.Dropdown(options=[("the whole text", WHOLE)], description="Light up"),
+            glow=widgets.Checkbox(True, description="glow", indent=False, layout=narrow),
+            earlier=widgets.Dropdown(options=[("–", None)], description="Asked earlier"),
         )
 
     def _images(self) -> list[tuple[str, int]]:
@@ -115,34 +134,72 @@ class RetrievalExplorer(Explorer):
         return list(zip(names, range(len(table)), strict=True))
 
     def refresh(self, change=None) -> None:
-        """Answer what was asked last: the sentence, the chosen image or the uploaded one."""
+        """Answer the question as it stands now; what was changed last says how it is asked."""
         if self._quiet:
             return
         changed = next((n for n, c in self.inputs.items() if change and c is change.owner), None)
-        if changed in ("sentence", "image", "upload"):
-            self.asked = changed
-        other_words = changed not in ("k", "word")
+        with self._silently():
+            self._follow(changed)
+        other_words = changed not in ("k", "word", "glow")
         if other_words:
             self._offer([])
         super().refresh(change)
         if other_words:
             self._offer(self.words)
+            self._remember()
+
+    @contextmanager
+    def _silently(self):
+        """Inputs may be set without an answer to each."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
+
+    def _follow(self, changed: str | None) -> None:
+        """Bring the other inputs in line with the one that was changed; what is stale is cleared."""
+        ask, upload = self.inputs["ask"], self.inputs["upload"]
+        if changed == "earlier" and self.inputs["earlier"].value:
+            for name, value in self.inputs["earlier"].value.items():
+                self.inputs[name].value = value
+        elif changed == "sentence" and ask.value == "image":
+            ask.value = "sentence"
+        elif changed in ("image", "upload") and ask.value == "sentence":
+            ask.value = "image"
+        if changed == "image" or ask.value == "sentence":
+            upload.value = ()
+
+    def _remember(self) -> None:
+        """Put the question on the list of earlier ones, the newest first."""
+        now = {name: self.inputs[name].value for name in self.REMEMBERED}
+        what = now["sentence"] if now["ask"] != "image" else self.inputs["image"].label
+        name = " · ".join(filter(None, [f"{now['ask']}: {what}", now["without"], now["where"]]))
+        older = [
+            option for option in self.inputs["earlier"].options if option[1] not in (None, now)
+        ]
+        with self._silently():
+            self.inputs["earlier"].options = [("–", None), (name[:90], now), *older[:19]]
 
     def _offer(self, words: list[str]) -> None:
-        self._quiet, self.words = True, words
-        self.inputs["word"].options = [("the whole text", WHOLE), *numbered(words)]
-        self._quiet = False
+        self.words = words
+        with self._silently():
+            self.inputs["word"].options = [("the whole text", WHOLE), *numbered(words)]
 
-    def draw(self, sentence, image, upload, k, model, word) -> tuple[str, str]:
+    def draw(
+        self, ask, sentence, without, image, upload, where, per, k, model, word, glow, earlier
+    ):
         """What the searcher answers → (html, note)."""
         searcher = self.searchers[model]
-        if self.asked == "sentence":
-            answer = searcher.for_text(sentence, k, word)
-        elif self.asked == "upload" and upload:
+        how = {"where": split_conditions(where), "per": per, "glow": glow}
+        if ask != "sentence" and upload:
             file = read_upload(upload[0]["name"], bytes(upload[0]["content"]))
-            answer = searcher.for_image(searcher.square(file), k, word)
+            image = searcher.square(file)
+        if ask == "image":
+            answer = searcher.for_image(image, k, word, **how)
         else:
-            answer = searcher.for_image(image, k, word)
+            both = {"image": image} if ask == "both" else {}
+            answer = searcher.for_text(sentence, k, word, without=without, **both, **how)
         self.words = answer.words
         found = f"the best {len(answer.hits)} of {len(searcher.index)} pairs"
         return answer.html, "; ".join([found, *answer.notes])

@@ -1,6 +1,7 @@
 """Widgets without a browser: what each shows for which input, escaping, labels, alt text, errors in the status line,
 the static view, and the time an interaction takes. Not here: a real front end (test_browser.py)."""
 
+import base64
 import datetime
 import html.parser
 import io
@@ -18,9 +19,10 @@ from PIL import Image
 from kit import explorers
 from mcr_lib import explore, widgets
 from mcr_lib.data import PairData
-from mcr_lib.features import QueryError, encode_pairs, encode_sentence
+from mcr_lib.features import QueryError, encode_pairs, encode_texts
 from mcr_lib.index import HIT_COLUMNS, Index
 from mcr_lib.markup import marked_html
+from mcr_lib.question import WITHOUT, combine
 from mcr_lib.run import load_run
 from mcr_lib.search import build_index
 
@@ -94,7 +96,7 @@ def text_of(markup: str) -> str:
 
 def test_a_sentence_finds_what_the_index_finds(explorer, loaded):
     model, tokenizer, index, _ = loaded
-    query = encode_sentence(model, tokenizer, "Small right pleural effusion.")
+    query = encode_texts(model, tokenizer, ["Small right pleural effusion."])[0]
     hits = index.search(query, k=4, among="images")
     shown = re.findall(r"<b>\d+\. (-?\d\.\d{3})</b>", explorer.picture.value)
     assert shown == [f"{hit.score:.3f}" for hit in hits]
@@ -111,7 +113,7 @@ def test_an_image_finds_reports_and_its_own_is_marked(explorer, loaded):
     explorer.inputs["k"].value = 10
     explorer.inputs["image"].value = 3
     feature = index.features["images"][3]
-    hits = index.search(feature, k=10, among="texts", distinct=True)
+    hits = index.search(feature, k=10, among="texts", per="report")
     own = [hit.report == index.table.at[3, "report"] for hit in hits]
     items = re.findall(r"<li.*?</li>", explorer.picture.value, flags=re.S)
     assert ["its own report" in item for item in items] == own
@@ -157,7 +159,7 @@ def test_masked_queries_are_masked_as_the_gallery_was(explorer):
 
 def test_uploads_are_answered_or_refused(explorer):
     explorer.inputs["upload"].value = upload(
-        "mine.png", as_png(np.full((300, 200), 90, dtype=np.uint8))
+        "mine.png", as_png(np.arange(60_000).reshape(300, 200).astype(np.uint8))
     )
     assert "your image" in explorer.picture.value and "⚠" not in explorer.status.value
     before = explorer.picture.value
@@ -165,9 +167,93 @@ def test_uploads_are_answered_or_refused(explorer):
     assert "&lt;i&gt;no.png cannot be used as an image" in explorer.status.value
     assert 'role="status"' in explorer.status.value and explorer.picture.value == before
     explorer.inputs["sentence"].value = "   "
-    assert "the sentence is empty" in explorer.status.value
+    assert "the query is empty" in explorer.status.value
     explorer.inputs["sentence"].value = "effusion"
     assert "⚠" not in explorer.status.value
+
+
+def test_conditions_and_negation_and_one_hit_each(explorer, loaded):
+    """Each input changes the answer as `ask` would: a filter or a negation that is ignored fails here."""
+    model, tokenizer, index, _ = loaded
+    before = explorer.picture.value
+    explorer.inputs["where"].value = f"patient_id!={index.table.patient_id[0]}; view=frontal"
+    query = encode_texts(model, tokenizer, ["Small right pleural effusion."])[0]
+    where = [f"patient_id!={index.table.patient_id[0]}", "view=frontal"]
+    hits = index.search(query, k=4, among="images", where=where)
+    assert all(f'alt="image {hit.pair_id}' in explorer.picture.value for hit in hits)
+    explorer.inputs["where"].value = "ward=7"
+    assert (
+        "no column &#39;ward&#39;" in explorer.status.value
+        or "no column 'ward'" in explorer.status.value
+    )
+    explorer.inputs["where"].value = ""
+    assert explorer.picture.value == before
+    explorer.inputs["without"].value = hits[0].report
+    parts = [(query, 1.0), (encode_texts(model, tokenizer, [hits[0].report])[0], WITHOUT)]
+    fewer = index.search(combine(parts, index.features["images"]), k=4, among="images")
+    assert all(f'alt="image {hit.pair_id}' in explorer.picture.value for hit in fewer)
+    explorer.inputs["without"].value = ""
+    explorer.inputs["per"].value = "patient_id"
+    explorer.inputs["k"].value = 50
+    patients = re.findall(r"patient (\S+) ·", explorer.picture.value)
+    assert len(patients) == len(set(patients)) == index.table.patient_id.nunique()
+
+
+def test_both_together_and_what_is_stale_is_cleared(explorer):
+    explorer.inputs["upload"].value = upload(
+        "mine.png", as_png(np.arange(60_000).reshape(300, 200).astype(np.uint8))
+    )
+    assert explorer.inputs["ask"].value == "image" and "your image" in explorer.picture.value
+    explorer.inputs["ask"].value = "both"
+    both = explorer.picture.value
+    assert "Small" in both and "⚠" not in explorer.status.value
+    explorer.inputs["sentence"].value = "Cardiomegaly."
+    assert explorer.inputs["ask"].value == "both" and explorer.picture.value != both
+    explorer.inputs["ask"].value = "sentence"
+    assert explorer.inputs["upload"].value == (), "an image that is no longer asked with is gone"
+    assert "your image" not in explorer.picture.value
+
+
+def test_an_earlier_question_comes_back(explorer):
+    first = explorer.picture.value
+    explorer.inputs["sentence"].value = "Cardiomegaly."
+    explorer.inputs["image"].value = 3
+    names = [name for name, _ in explorer.inputs["earlier"].options]
+    assert names[0] == "–" and "Cardiomegaly." in names[2] and len(names) == 4
+    explorer.inputs["earlier"].value = explorer.inputs["earlier"].options[3][1]
+    assert explorer.picture.value == first and explorer.inputs["ask"].value == "sentence"
+
+
+def test_an_image_unlike_the_gallery_is_said(loaded):
+    """A gallery whose images are all alike, and one that is not."""
+    model, tokenizer, index, _ = loaded
+    towards = F.normalize(index.features["images"].mean(0), dim=0)
+    alike = F.normalize(index.features["images"] + 20 * towards, dim=1)
+    searcher = explore.Searcher(
+        Index(alike, index.features["texts"], index.table, "x"), model, tokenizer
+    )
+    assert searcher.for_image(0).notes == ()
+    (note,) = searcher.for_image(
+        np.random.default_rng(0).integers(0, 255, (73, 73), dtype=np.uint8)
+    ).notes
+    assert "unlike those of the gallery" in note
+
+
+def test_hits_can_be_saved_as_a_table(explorer):
+    csv = re.search(r'href="data:text/csv;base64,([^"]+)"', explorer.picture.value)[1]
+    table = pd.read_csv(io.BytesIO(base64.b64decode(csv)))
+    assert len(table) == 4 and {"rank", "score", "pair_id", "study_id", "report"} <= set(
+        table.columns
+    )
+
+
+def test_glow_can_be_turned_off(explorer):
+    lit = explorer.picture.value
+    explorer.inputs["glow"].value = False
+    plain = explorer.picture.value
+    assert plain != lit
+    explorer.inputs["word"].value = 1
+    assert explorer.picture.value == plain, "which word would glow does not matter then"
 
 
 def test_a_dicom_is_an_image(explorer, tmp_path):
