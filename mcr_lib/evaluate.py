@@ -10,6 +10,7 @@ import torch
 
 from data_prep.errors import DataError
 from data_prep.folder import describe_data, write_json
+from data_prep.machine import without_home
 from data_prep.provenance import provenance
 from data_prep.run_files import Manifest, RunError, check_begun, count_seen, read_manifest
 from data_prep.vectors import read_vectors
@@ -126,5 +127,5 @@ def compare_with_training(
         "seen_in_training": seen,
         "checkpoint": label,
         "weights_sha256": weights,
-        "notes": notes + skipped,
+        "notes": [*notes, *map(without_home, skipped)],
     }

@@ -18,7 +18,7 @@ from test_cli import call
 from test_trainer import FAST, Stop, changed_data, stop_at
 
 from benchmarks.study.runs import run_study
-from data_prep import folder, own_files
+from data_prep import checkpoint_files, folder, own_files
 from data_prep.__main__ import main as prepare
 from data_prep.own_files import DamagedFile
 from data_prep.run_files import PICTURES, RunError, hold_folder
@@ -180,7 +180,7 @@ def test_a_fallback_checkpoint_is_named_and_exchanged_weights_are_refused(run, p
     save_file(tensors, weights)  # whole, and of another step
     state = json.loads((last / "state.json").read_text())
     del state["seal"]
-    state["sha256"] = {name: own_files.file_sha256(last / name) for name in checkpoint.FILES}
+    state["sha256"] = {name: own_files.file_sha256(last / name) for name in checkpoint_files.FILES}
     own_files.write_json(last / "state.json", own_files.sealed(state))
     status, _, err = call(capsys, "evaluate", "--run", run, "--data", phantom)
     assert status == 2 and "holds other weights than training left there" in err

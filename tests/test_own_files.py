@@ -19,7 +19,7 @@ from test_index import make_index
 from benchmarks import RESULTS
 from benchmarks.study.files import read_costs, read_study
 from benchmarks.study.tables import format_studies
-from data_prep import folder, own_files
+from data_prep import checkpoint_files, folder, own_files
 from data_prep.errors import KitError
 from data_prep.own_files import DamagedFile
 from data_prep.run_files import check_tokenizer, read_manifest
@@ -119,7 +119,7 @@ def test_a_damaged_file_is_read_or_is_one_line(copies, name, damage):
 
 
 @FUZZ
-@given(damage=damages(), name=st.sampled_from(["state.json", *sorted(checkpoint.FILES)]))
+@given(damage=damages(), name=st.sampled_from(["state.json", *sorted(checkpoint_files.FILES)]))
 def test_of_a_damaged_checkpoint_nothing_is_used(copies, damage, name):
     """Not a byte: the older one is found, and the damaged one named."""
     newest = checkpoint.list_folders(copies / "run" / "checkpoints")[-1]
