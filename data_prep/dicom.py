@@ -25,7 +25,16 @@ from pathlib import Path
 
 import numpy as np
 
-from .gray import MAX_BYTES, ImageError, check_not_blank, check_size, deep_to_8bit, ends, to_8bit
+from .gray import (
+    MAX_BYTES,
+    ImageError,
+    check_not_blank,
+    check_size,
+    deep_to_8bit,
+    ends,
+    sample,
+    to_8bit,
+)
 
 MODALITIES = ("CR", "DX", "RG", "OT", "")
 LEVELS_KEPT = 1 / 4  # of the drawing's grey levels: a window that leaves fewer is of no use
@@ -61,8 +70,9 @@ def read_dicom(path: Path) -> np.ndarray:
     if stored.ndim == 3:
         return deep_to_8bit(_colour_to_gray(stored), 8 * stored.itemsize)
     drawn = ~_padding(stored, dataset)
-    if drawn.any():
-        check_not_blank(np.where(drawn, stored, stored[drawn][0]), int(dataset.BitsStored))
+    seen, inside = sample(stored), sample(drawn)
+    if inside.any():
+        check_not_blank(np.where(inside, seen, seen[inside][0]), int(dataset.BitsStored))
     gray = _stretch(_rescale(stored, dataset), drawn, dataset)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         gray = 255 - gray
@@ -208,14 +218,14 @@ def _padding(stored: np.ndarray, dataset) -> np.ndarray:
     low, high = min(values), max(values)
     padding = (stored >= low) & (stored <= high)
     others = stored[~padding]
-    is_outside = others.size > 0 and (others.min() > high or others.max() < low)
+    is_outside = others.size and (others.min() > high or others.max() < low)
     return padding if is_outside else none
 
 
 def _rescale(stored: np.ndarray, dataset) -> np.ndarray:
-    """The modality's values: by its lookup table, or slope and intercept."""
+    """The modality's values, float32: by its lookup table, or slope and intercept."""
     if dataset.get("ModalityLUTSequence"):
-        return _look_up(dataset.ModalityLUTSequence[0], stored)
+        return _look_up(dataset.ModalityLUTSequence[0], stored).astype(np.float32)
     slope, intercept = (
         next(iter(_numbers(dataset, f"Rescale{name}")), math.nan) for name in ("Slope", "Intercept")
     )
@@ -223,7 +233,10 @@ def _rescale(stored: np.ndarray, dataset) -> np.ndarray:
         slope = 1
     if math.isnan(intercept):
         intercept = 0
-    return stored if (slope, intercept) == (1, 0) else stored.astype(np.float32) * slope + intercept
+    values = stored.astype(np.float32)
+    values *= slope
+    values += intercept
+    return values
 
 
 def _stretch(pixels: np.ndarray, drawn: np.ndarray, dataset) -> np.ndarray:

@@ -88,7 +88,7 @@ def ends(pixels: np.ndarray, drawn: np.ndarray) -> tuple[float, float]:
 
 def to_8bit(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
     """Stretch [low, high] to [0, 255]; what is no number becomes black."""
-    pixels = np.clip(pixels, low, high).astype(np.float32)
+    pixels = np.clip(pixels.astype(np.float32, copy=False), low, high)
     pixels -= low
     pixels *= 255 / max(high - low, 1e-30)
     pixels += 0.5
@@ -99,7 +99,7 @@ def deep_to_8bit(pixels: np.ndarray, depth: int) -> np.ndarray:
     """Pixels (H, W) of more than 8 bits, or fractions (depth 0), stretched between their `ends`."""
     drawn = np.isfinite(pixels)
     low, high = ends(pixels, drawn)
-    check_not_blank(np.clip(np.where(drawn, pixels, low), low, high), depth)
+    check_not_blank(np.clip(np.where(sample(drawn), sample(pixels), low), low, high), depth)
     gray = to_8bit(pixels, low, high)
     gray[~drawn] = 0
     return gray

@@ -25,6 +25,7 @@ from .sources import Funnel
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")  # none runs a program
 DEEP_DEPTH = {"I": 16, "I;16": 16, "I;16B": 16, "I;16L": 16, "F": 0}  # mode → bits; 0: fractions
+MAX_SCANS = 100  # of a JPEG, each a pass over all pixels; a progressive one has about 10
 ORIENTATION, PHOTOMETRIC = 274, 262  # tags of TIFF; the first is in EXIF too
 
 
@@ -56,6 +57,8 @@ def decode_gray(path, short_side: int | None = None) -> Image.Image:
                 return Image.fromarray(read_dicom(path))
             # a file, not a path: Pillow would map it, which garbles a TIFF lying on its side
             with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+                if image.format == "JPEG" and path.read_bytes().count(b"\xff\xda") > MAX_SCANS:
+                    raise ImageError(f"image too large: a JPEG of more than {MAX_SCANS} scans")
                 return _decode(image, short_side)
     except ImageError:
         raise
@@ -139,7 +142,7 @@ def _decode(image: Image.Image, short_side: int | None) -> Image.Image:
         image.draft("L", (round(image.width * scale), round(image.height * scale)))
     white_is_zero = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0
     depth = DEEP_DEPTH.get(image.mode)
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if depth is None:
         return image.convert("L")  # Pillow inverts WhiteIsZero of 8 bits itself
     pixels = np.asarray(image)

@@ -408,12 +408,22 @@ def jpeg_header(width, height) -> bytes:
     )
 
 
+def many_scans() -> bytes:
+    """A small progressive JPEG whose last scan comes again and again."""
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((500, 500)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + 200 * scan + content[-2:]
+
+
 def bombs() -> dict[str, tuple[bytes, str]]:
     """Name → content, the reason it is refused for."""
     runs = struct.pack("<16I", 2, 64, 64, *[0] * 13) + bytes([129, 7]) * 10**7
     return {
         "pixels.png": (png_of(30000, 30000, bytes(10**6)), "too large: at most 50 million"),
         "many_pixels.png": (png_of(9000, 9000, bytes(10**6)), "too large: 9000 × 9000"),
+        "scans.jpg": (many_scans(), "too large: a JPEG of more than 100 scans"),
         "strip.png": (png_of(100, 70000, bytes(10**6)), "too long: 100 × 70000"),
         "deflated.dcm": (deflated(bytes(10**7), 60), "too large: inflates to more"),
         "runs.dcm": (compressed(RLELossless, runs), "run lengths are not for the pixels"),
