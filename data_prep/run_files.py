@@ -48,7 +48,7 @@ class Data(_Kept):
 
 
 class Manifest(_Kept):
-    """What manifest.json says at least; older ones lack the last entry."""
+    """What manifest.json says at least; older ones lack what has a value here."""
 
     profile: str
     seed: int
@@ -61,7 +61,7 @@ class Manifest(_Kept):
     command: str | None
     commit: str | None = None
     data: Data
-    data_folder: str
+    data_folder: str = ""
     weights_sha256: str
     files: dict[str, str] = {}  # the SHA-256 of PICTURES
 
@@ -163,7 +163,8 @@ def read_metrics(run: Path) -> Metrics | None:
     if not path.exists():
         return None
     advice = "evaluate the run again"
-    if "weights_sha256" not in read_json(path, advice):
+    needed = {name for name, field in Metrics.model_fields.items() if field.is_required()}
+    if needed - read_json(path, advice).keys():
         return None
     return read_model(path, Metrics, advice)
 
@@ -172,6 +173,10 @@ def find_training_data(run: Path) -> Path:
     """The data set folder a run was trained on. Raises RunError if it is no longer there, or holds
     other data by now."""
     manifest = read_manifest(run)
+    if not manifest.data_folder:
+        raise RunError(
+            f"{run} does not say on which folder it was trained: give it with --data DIR"
+        )
     data = Path(manifest.data_folder).expanduser()
     if not data.is_dir():
         raise RunError(f"{run} was trained on {data}, which is gone: give the data with --data DIR")
@@ -195,5 +200,12 @@ def count_seen(run: Path, manifest: Manifest, pictures: np.ndarray) -> int | Non
     """How many of these pictures (N,) the run was trained on; None for a run that kept none."""
     if not manifest.files:
         return None
+    return int(np.isin(pictures, read_pictures(run, manifest)).sum())
+
+
+def read_pictures(run: Path, manifest: Manifest) -> np.ndarray:
+    """The hashes (M,) of the pictures that a run was trained on, none for a run that kept none."""
+    if not manifest.files:
+        return np.zeros(0, dtype=np.int64)
     check_fingerprints(run, manifest.files, RESTORE)
-    return int(np.isin(pictures, np.load(run / PICTURES)).sum())
+    return np.load(run / PICTURES)

@@ -24,6 +24,9 @@ Run = option(Path, "run folder")
 Device = option(str, "auto, cpu, cuda, cuda:1 …")
 Profile = option(str, "smoke (seconds), demo (two cores, minutes), base (the paper's scale)")
 Set = option(list[str], "key=value, a key of config.yaml; may be repeated", "--set")
+StartFrom = option(
+    Path | None, "an older run, whose model and words training goes on with", "--from"
+)
 Resume = flag("--resume", "go on from the newest whole checkpoint")
 TrainedOn = option(Path | None, "data set folder; none: the one the run was trained on")
 Split = option(str, "train, validate or test")
@@ -57,18 +60,25 @@ def train(
     run: Run,
     profile: Profile = "demo",
     settings: Set = [],  # noqa: B006 (typer copies it)
+    start_from: StartFrom = None,
     resume: Resume = False,
     device: Device = "auto",
 ):
     """Train a model on the train split and leave a run folder."""
-    from .config import parse_settings, resolve
+    from .config import parse_settings, resolve, resolve_from
     from .engine import distributed
     from .run import train_run
+
+    def make_config():
+        changed = parse_settings(settings)
+        return (
+            resolve_from(start_from, profile, changed) if start_from else resolve(profile, changed)
+        )
 
     command = command_line("mcr_lib")
     with distributed.process_group():
         config, place = distributed.run_everywhere(
-            lambda: (resolve(profile, parse_settings(settings)), distributed.pick_device(device))
+            lambda: (make_config(), distributed.pick_device(device))
         )
         trainer = train_run(data, run, config, resume=resume, device=place, command=command)
         distributed.print_once(

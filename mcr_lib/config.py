@@ -128,6 +128,7 @@ class TrainConfig(_Strict):
     compile: bool = False
     augment: bool = True
     views: Literal["frontal", "all"] = "frontal"
+    start_from: str | None = None  # a run folder whose model and vocabulary it goes on with
     log_every: int = Field(20, ge=1)  # steps
     checkpoint_every: int = Field(500, ge=1)  # steps
 
@@ -158,6 +159,12 @@ def resolve(profile: str, settings: dict | None = None) -> RunConfig:
         return RunConfig.model_validate(content)
     except ValidationError as error:
         raise ConfigError(own_files.first_fault(error)) from None
+
+
+def resolve_from(run: Path, profile: str, settings: dict) -> RunConfig:
+    """`resolve`, but the model is that of a run folder, which training goes on with."""
+    model = read_config(run / "config.yaml").model.model_dump()
+    return resolve(profile, {**model, **settings, "start_from": str(run.resolve())})
 
 
 def read_config(path: Path) -> RunConfig:

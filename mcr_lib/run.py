@@ -54,7 +54,11 @@ def train_run(
         content = provenance(command) | describe_training(trainer, config, data)
         content["vocabulary_sha256"] = vocabulary_sha256(tokenizer)
         content["weights_sha256"] = checkpoint.weights_sha256(run)
-        content["files"] = run_files.keep_pictures(run, picture_hashes(trainer.batches.data))
+        seen = picture_hashes(trainer.batches.data)
+        if config.train.start_from:
+            older = Path(config.train.start_from)
+            seen = np.union1d(seen, run_files.read_pictures(older, run_files.read_manifest(older)))
+        content["files"] = run_files.keep_pictures(run, seen)
         write_json(run / "manifest.json", content)
 
     with ExitStack() as held:
@@ -103,11 +107,25 @@ def _own_tokenizer(run: Path, config: RunConfig):
     return tokenizer
 
 
+def _start_tokenizer(config: RunConfig, table):
+    """The tokenizer of the finished run that training starts from, else a new one."""
+    if config.train.start_from is None:
+        return make_tokenizer(config, table)
+    older = Path(config.train.start_from)
+    run_files.read_manifest(older)
+    return _own_tokenizer(older, read_config(older / "config.yaml"))
+
+
 def build_model(config: RunConfig) -> MCR:
     """The model as training finds it: a function of the seed and of the weights to start from."""
     torch.manual_seed(config.train.seed)
     model, images, texts = MCR(config.model), config.model.image_weights, config.model.text_weights
     model.pretrained = {}  # what came from where, for the manifest
+    if config.train.start_from:
+        older = Path(config.train.start_from)
+        model = load_weights(checkpoint.find(older, best=False)[0], config.model)
+        model.pretrained = {"start_from": checkpoint.weights_sha256(older)}
+        return model
     if images:
         model.pretrained["image"] = pretrained.load_vit(model.image_encoder.vit, images)
     if texts:
@@ -143,7 +161,7 @@ def _prepare(data: Path, run: Path, config: RunConfig, *, resume: bool, device, 
         tokenizer = _own_tokenizer(run, config)
     else:
         run_files.check_new(run)
-        tokenizer = make_tokenizer(config, table)
+        tokenizer = _start_tokenizer(config, table)
         config = with_vocabulary(config, tokenizer)
     model = build_model(config)
     pairs = PairData(data, "train", tokenizer, config.model, config.train.views)
