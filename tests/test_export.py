@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mcr_lib
-from data_prep import folder
+from data_prep import folder, run_files
 from data_prep.errors import KitError
 from data_prep.own_files import DamagedFile
 from data_prep.run_files import RunError
@@ -60,6 +60,42 @@ def test_an_export_gives_the_vectors_of_its_run(run, exported, asked):
     np.testing.assert_allclose(
         again.encode_texts(sentences), first.encode_texts(sentences), atol=1e-6
     )
+
+
+def first_layout(run):
+    """As this project's first version left it: sizes instead of hashes, no data.json, no seal, no score."""
+    for name in ("data.json", "training_pictures.npy", "metrics.json"):
+        (run / name).unlink()
+    about = json.loads((run / "manifest.json").read_text())
+    for entry in ("data_folder", "pretrained", "processes", "files"):
+        about.pop(entry)
+    about["data"].pop("licence")
+    (run / "manifest.json").write_text(json.dumps(about))
+    for state in run.glob("checkpoints/*/state.json"):
+        content = json.loads(state.read_text())
+        kept = {key: content[key] for key in ("step", "sizes", "scaler", "seconds")}
+        state.write_text(json.dumps(kept))
+
+
+def older_metrics(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics.pop("weights_sha256")
+    metrics.pop("protocol")
+    (run / "metrics.json").write_text(json.dumps(metrics))
+
+
+@pytest.mark.parametrize("change", [first_layout, older_metrics])
+def test_a_run_of_an_older_version_is_read_and_exported(change, run, asked, tmp_path):
+    older = shutil.copytree(run, tmp_path / "older")
+    change(older)
+    export_run(older, tmp_path / "out")
+    expected = mcr_lib.Encoder(run, "cpu").encode_texts(asked[1])
+    for place in (older, tmp_path / "out"):
+        found = mcr_lib.Encoder(place, "cpu").encode_texts(asked[1])
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    if change is first_layout:
+        with pytest.raises(RunError, match="--data DIR"):
+            run_files.find_training_data(older)
 
 
 def test_the_hub_s_own_ways_read_and_write_it(run, exported, tmp_path):
