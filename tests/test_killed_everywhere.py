@@ -25,7 +25,15 @@ from mcr_lib.search import build_index
 
 CPU = torch.device("cpu")
 SHORT = {"steps": 4, "batch_size": 16, "log_every": 1, "checkpoint_every": 2, "augment": False}
-OF_THE_MOMENT = {"time", "training_seconds", "peak_memory_bytes", "seconds", "command", "cost"}
+OF_THE_MOMENT = {
+    "commit",
+    "time",
+    "training_seconds",
+    "peak_memory_bytes",
+    "seconds",
+    "command",
+    "cost",
+}
 OF_THE_MOMENT |= {"waiting_for_data", "pairs_per_second", "training", "seal", "trained_on"}
 
 
