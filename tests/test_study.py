@@ -119,6 +119,38 @@ def test_an_arm_differs_from_the_profile_in_its_own_keys_only():
         assert all(claim.ratio or arm in ARMS for arm in claim.contrast)
 
 
+def test_an_arm_of_ones_own_is_trained_and_judged_against_every_other(phantom, whole, tmp_path):
+    out = tmp_path / "own"
+    shutil.copytree(whole, out)
+    asked = {"arms": "mcr-mba,mcr-abm", "own_arms": ("mine=common_dim=16,mask_ratio=0.25",)}
+    asked |= {"seeds": "2", "profile": "smoke", "settings": SETTINGS, "device": CPU}
+    content = runs.run_study(phantom, out, **asked)
+    mine = result(out, "mine-seed1")
+    keys = {"framework": "mcr", "alignment": "mba", "common_dim": 16, "mask_ratio": 0.25}
+    assert mine["own_settings"] == content["arms"]["mine"]["settings"] == keys
+    assert mine["config"]["model"]["common_dim"] == 16
+    rows = {row["measured"]: row for row in content["variants"] if "own" in row["claim"]}
+    others = {name for name in content["arms"] if name != "mine"}
+    assert rows.keys() == {f"mine against {other}, recall" for other in others}
+    rsum = [content["arms"][arm]["metrics"]["test, unmasked"]["rsum"] for arm in ("mine", "mcr-abm")]
+    effect = np.mean(rsum[0]) - np.mean(rsum[1])
+    assert rows["mine against mcr-abm, recall"]["effect"] == pytest.approx(effect, abs=0.05)
+    assert rows["mine against mcr-abm, recall"]["verdict"] in (
+        "supported",
+        "undecided",
+        "contradicted",
+    )
+    assert "mine against mcr-abm" in tables.format_studies([out / "study.json"])
+
+
+@pytest.mark.parametrize(
+    "text", ["mine", "core=pooling=mean", "Mine=pooling=mean", "mcr-mba=dropout=0"]
+)
+def test_an_arm_of_ones_own_that_cannot_be_named_so(text):
+    with pytest.raises(ConfigError, match=r"NAME=key=value|key=value, got"):
+        parse_arms("core", (text,))
+
+
 def test_null_control_is_exactly_zero_on_trained_weights(whole):
     for arm in ("null-mba", "null-abm"):
         for seed in (0, 1):

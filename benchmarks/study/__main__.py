@@ -26,6 +26,9 @@ Arms = option(
     str,
     "arms or groups (core, time, null, pooling, projection, mask, mask@time, weights), by commas",
 )
+OwnArm = option(
+    list[str], "an arm of your own: NAME=key=value,key=value on top of MCR with MbA", "--arm"
+)
 Merge = option(list[Path], "another study's folder, made on another machine")
 Table = flag("--table", "print what study.json FILES say, as Markdown")
 
@@ -37,6 +40,7 @@ def main(
     out: Out = None,
     seeds: Seeds = "5",
     arms: Arms = "core",
+    own_arms: OwnArm = [],  # noqa: B006
     profile: Profile = "demo",
     settings: Set = [],  # noqa: B006 (typer copies it)
     merge: Merge = [],  # noqa: B006
@@ -64,6 +68,7 @@ def main(
         data,
         out,
         arms=arms,
+        own_arms=tuple(own_arms),
         seeds=seeds,
         profile=profile,
         settings=parse_settings(settings),

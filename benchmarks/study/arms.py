@@ -7,10 +7,12 @@ three learning rates its was on validation the best for each of the core arms, o
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-from mcr_lib.config import ConfigError
+from mcr_lib.config import ConfigError, parse_settings
 
 FRAMEWORKS = ("contrastive", "contrastive-masked", "two-stream", "mcr")
 ALIGNMENTS = ("mba", "abm")
@@ -79,8 +81,11 @@ GROUPS: dict[str, tuple[Arm, ...]] = {
 ARMS = {arm.name: arm for group in GROUPS.values() for arm in group}
 
 
-def parse_arms(names: str) -> list[Arm]:
-    """'core,null-mba' → the arms, each once, in the order asked. Raises ConfigError for a name that is none."""
+def parse_arms(names: str, own: Sequence[str] = ()) -> list[Arm]:
+    """'core,null-mba' → the arms, each once, in the order asked, then the own ones ('mine=pooling=mean,dropout=0.1').
+
+    An own arm is MCR with MbA but for its keys. Raises ConfigError for a name that is none.
+    """
     asked: dict[str, Arm] = {}
     for name in filter(None, map(str.strip, names.split(","))):
         if name in GROUPS:
@@ -89,7 +94,24 @@ def parse_arms(names: str) -> list[Arm]:
             asked[name] = ARMS[name]
         else:
             known = f"groups: {', '.join(GROUPS)}; arms: {', '.join(ARMS)}"
-            raise ConfigError(f"unknown arm {name!r}; {known}")
+            raise ConfigError(
+                f"unknown arm {name!r}; {known}; one of your own: --arm NAME=key=value"
+            )
+    asked |= {arm.name: arm for arm in map(_parse_own, own)}
     if not asked:
         raise ConfigError("no arm named; groups: " + ", ".join(GROUPS))
     return list(asked.values())
+
+
+def _parse_own(text: str) -> Arm:
+    name, _, pairs = text.partition("=")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) or name in ARMS or name in GROUPS:
+        raise ConfigError(
+            f"--arm takes NAME=key=value,key=value with a new name of a-z, 0-9, -; got {text!r}"
+        )
+    return Arm(name, _settings("mcr", "mba") | parse_settings(pairs.split(",")))
+
+
+def arm_of(result: dict) -> Arm:
+    """The arm of a result file: one of ARMS, or somebody's own, whose keys stand in the file."""
+    return ARMS.get(result["arm"]) or Arm(result["arm"], result["own_settings"])

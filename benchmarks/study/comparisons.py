@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.study.arms import FRAMEWORKS, GROUPS, Arm
+from benchmarks.study.arms import ARMS, FRAMEWORKS, GROUPS, Arm
 from benchmarks.study.interval import LEVEL, POWER, find_interval, judge, measure_value
 from mcr_lib import paper
 
@@ -244,6 +244,19 @@ def judge_variants(results: list[dict]) -> list[dict]:
     """The VARIANTS of which there are results, judged by the same rule."""
     rows = [_judge_row(variant, results, None) for variant in VARIANTS]
     return [row for row in rows if row["verdict"] != NOT_MEASURED]
+
+
+def judge_own(results: list[dict]) -> list[dict]:
+    """The recall of every arm that somebody has added (--arm) against every other, judged by the same rule."""
+    names = list(dict.fromkeys(result["arm"] for result in results))
+    rows = []
+    for own in (name for name in names if name not in ARMS):
+        for other in (name for name in names if name != own):
+            what = f"{own} against {other}, recall"
+            rows.append(
+                _judge_row(_recall("(an arm of one's own)", what, own, other), results, None)
+            )
+    return rows
 
 
 def contrast_effects(

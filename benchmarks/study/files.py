@@ -127,6 +127,7 @@ class Result(_Part):
     test: PerQuery
     nlg: dict[str, dict[str, Numbers | None]]
     gradient_agreement: dict[str, float] | None
+    own_settings: dict | None = None
 
 
 class Gap(_Part):
@@ -151,7 +152,7 @@ def read_study(path: Path) -> dict:
 def read_result(path: Path) -> dict:
     """One result file, of an arm that there is. Raises DamagedFile."""
     content = _read(path, Result)
-    if content["arm"] not in ARMS:
+    if content["arm"] not in ARMS and content["own_settings"] is None:
         raise DamagedFile(
             f"{path} names an arm that there is not, {content['arm'][:50]!r}: {AGAIN}"
         )

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.study import step_cost, text_scores
-from benchmarks.study.arms import GROUPS, Arm, parse_arms
+from benchmarks.study.arms import ARMS, GROUPS, Arm, parse_arms
 from benchmarks.study.files import read_result
 from benchmarks.study.measure import keep_middle_gap, measure_run
 from benchmarks.study.summary import flatten_config, summarise
@@ -66,6 +66,7 @@ def run_study(
     out: Path,
     *,
     arms: str = "core",
+    own_arms: tuple[str, ...] = (),
     seeds: str = "5",
     profile: str = "demo",
     settings: dict | None = None,
@@ -81,7 +82,7 @@ def run_study(
     study.json says. Raises ConfigError, RunError, DataError before anything is trained.
     """
     data, out, settings = Path(data), Path(out), settings or {}
-    plan, numbers = parse_arms(arms), parse_seeds(seeds)
+    plan, numbers = parse_arms(arms, own_arms), parse_seeds(seeds)
     config = resolve(profile, settings)
     _check_splits(data, config)
     about = describe_data(data)
@@ -238,7 +239,8 @@ def train_and_measure(
     """Train one arm with one seed, or find an arm that is the same under another name, and leave the result file."""
     twin = _find_twin(run)
     if twin is not None:
-        write_json(run.result, twin | {"arm": run.arm.name, "same_as": twin["arm"]})
+        own = {} if run.arm.name in ARMS else {"own_settings": run.arm.settings}
+        write_json(run.result, twin | {"arm": run.arm.name, "same_as": twin["arm"]} | own)
         return
     steps = run.config.train.steps or f"{run.config.train.epochs} epochs of"
     print(f"{run.arm.name}, seed {run.seed}: {steps} steps", flush=True)
@@ -247,6 +249,8 @@ def train_and_measure(
     is_null = run.arm in GROUPS["null"]
     measured = measure_run(data, run.folder, device, null=is_null, scored=scored)
     about = {"arm": run.arm.name, "seed": run.seed}
+    if run.arm.name not in ARMS:
+        about["own_settings"] = run.arm.settings
     write_json(run.result, {**about, **measured, **provenance(command)})
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.study import comparisons, text_scores
-from benchmarks.study.arms import ARMS
+from benchmarks.study.arms import ARMS, arm_of
 from benchmarks.study.files import read_costs, read_result
 from data_prep.folder import write_json
 from data_prep.provenance import provenance
@@ -55,7 +55,7 @@ def _check_same_study(out: Path, result: dict, first: dict) -> None:
 
 def _shared_settings(result: dict) -> dict:
     """What a result must have in common with the others of its study."""
-    arm = ARMS[result["arm"]]
+    arm = arm_of(result)
     own = {"seed", *arm.settings}
     if arm.time_of:
         own.add("steps")
@@ -86,7 +86,7 @@ def summarise(out: Path, *, profile: str, settings: dict, command: str) -> dict:
         "gallery": _describe_gallery(first),
         "trained_on": _distinct([_describe_training(result) for result in results]),
         "claims": comparisons.judge_comparisons(results, costs["arms"]),
-        "variants": comparisons.judge_variants(results),
+        "variants": comparisons.judge_variants(results) + comparisons.judge_own(results),
         "repeat": _repeat_command(results, profile, settings),
         "null_control": [
             {"arm": result["arm"], "seed": result["seed"], **result["both_orders"]}
@@ -134,10 +134,11 @@ def _distinct(items: list[dict]) -> list[dict]:
 
 
 def _summarise_arms(results: list[dict]) -> dict[str, dict]:
-    """The arms of which there are results, in the order of ARMS, each over its seeds."""
+    """The arms of which there are results, in the order of ARMS, then own ones, each over its seeds."""
     by_seed = sorted(results, key=lambda result: result["seed"])
     arms = {}
-    for name in ARMS:
+    own = [name for name in dict.fromkeys(run["arm"] for run in by_seed) if name not in ARMS]
+    for name in [*ARMS, *own]:
         runs = [result for result in by_seed if result["arm"] == name]
         if runs:
             arms[name] = summarise_arm(runs)
@@ -150,7 +151,7 @@ def summarise_arm(runs: list[dict]) -> dict:
     first = runs[0]
     several = len(runs) > 1
     return {
-        "settings": ARMS[first["arm"]].settings,
+        "settings": arm_of(first).settings,
         "seeds": [run["seed"] for run in runs],
         "steps": first["training"]["steps"],
         "seconds": [run["training"]["training_seconds"] for run in runs],
