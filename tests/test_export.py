@@ -127,7 +127,7 @@ def test_the_card_says_what_the_run_knows(run, exported):
         row = f"| {key} | {metrics[key]:.2f} | {low:.2f} … {high:.2f} | {chance:.2f} |"
         assert row in card
     assert "{{" not in card and "{%" not in card and "None" not in card
-    assert "\n\n\n" not in card
+    assert "\n\n\n" not in card and "\n\n## Limits" in card
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,7 @@ def test_the_card_of_a_run_on_real_data_says_what_may_be_done(run, name, words, 
     export_run(changed, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert words in card and "no patients)" not in card and "have not been measured" in card
+    assert "\n\n\n" not in card and "\n\n## Limits" in card
 
 
 def test_results_of_other_weights_are_not_shown(run, tmp_path):
