@@ -93,3 +93,31 @@ def test_noise_is_uniform_and_uncorrelated():
     for correlation, n in ((across_pairs, 64), (across_positions, 2000)):
         off = correlation[~torch.eye(len(correlation), dtype=torch.bool)]
         assert off.abs().max() < 5.5 / n**0.5
+
+
+def test_every_stream_is_the_same_everywhere():
+    """Pinned like GOLDEN: a run that was begun must be resumed with the same masks of reports too."""
+    expected = {
+        0: [12609419, 12213617],
+        1: [15089348, 3436695],
+        2: [5770676, 1504211],
+        3: [3647684, 13441995],
+    }
+    found = {stream: (noise(1, 2, 7, 3, stream) * 2**24).long()[0].tolist() for stream in range(4)}
+    assert found == expected
+
+
+def test_equal_noise_keeps_the_first_patches():
+    ids_keep, ids_removed = random_masking(torch.zeros(2, 300), 0.5)
+    assert ids_keep[1].tolist() == list(range(150))
+    assert ids_removed[1].tolist() == list(range(150, 300))
+
+
+def test_a_place_is_kept_for_one_token_where_none_is_masked():
+    ids = torch.tensor([[2, 7, 8, 3]])
+    for ratio in (0.0, 0.2):
+        masked, positions, labels = mask_report(
+            ids, torch.ones_like(ids), torch.rand(1, 4), ratio, 4, SPECIAL
+        )
+        assert positions.shape == labels.shape == (1, 1)
+        assert masked.equal(ids) and (labels == -100).all()
