@@ -154,8 +154,34 @@ def test_text_policies(policy, expected):
         sources.join_report("", "", "shortest")
 
 
+@pytest.mark.parametrize(
+    ("draw", "split"),
+    [
+        (0, "train"),
+        (int(0.8 * 2**64) - 2**12, "train"),
+        (int(0.8 * 2**64) + 2**12, "validate"),
+        (int(0.85 * 2**64), "validate"),
+        (int(0.9 * 2**64) - 2**12, "validate"),
+        (int(0.9 * 2**64) + 2**12, "test"),
+        (2**64 - 1, "test"),
+    ],
+)
+def test_the_first_eight_bytes_of_the_hash_decide_the_split(monkeypatch, draw, split):
+    class Digest:
+        def __init__(self, content):
+            assert content == b"0:p7"
+
+        def digest(self):
+            return draw.to_bytes(8) + bytes(24)
+
+    monkeypatch.setattr(patients.hashlib, "sha256", Digest)
+    assert patients.split_of("p7") == split
+
+
 def test_split_of_is_80_10_10_and_fixed():
-    counts = pd.Series([patients.split_of(str(i)) for i in range(5000)]).value_counts(normalize=True)
+    counts = pd.Series([patients.split_of(str(i)) for i in range(5000)]).value_counts(
+        normalize=True
+    )
     assert abs(counts["train"] - 0.8) < 0.02 and abs(counts["test"] - 0.1) < 0.02
     assert patients.split_of("10000032") == patients.split_of("10000032")
 
