@@ -31,7 +31,8 @@ def rows_where(table: pd.DataFrame, conditions: list[str]) -> np.ndarray:
         if column not in table.columns:
             there = ", ".join(map(str, table.columns))
             raise UsageError(f"no column {column!r} to choose by; there are: {there}")
-        kept &= _meets(table[column], sign, value)
+        codes, distinct = pd.factorize(table[column].astype(str))  # each value is looked at once
+        kept &= _meets(pd.Series(distinct), sign, value)[codes]
         if not kept.any():
             often = ", ".join(map(str, table[column].value_counts().index[:8]))
             raise UsageError(f"no pair is left with {condition!r}; {column} holds: {often[:200]}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -75,16 +76,19 @@ class Index:
         self.features = dict(zip(SIDES, (images, texts), strict=True))
         self.table = table.reset_index(drop=True)
         self.model_hash, self.made_for = model_hash, made_for or {}
-        self._distinct_rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def distinct_rows(self) -> Tensor:
-        """(M,) int64 ascending: the first row of every distinct report, spaces and case aside."""
-        if self._distinct_rows is None:
-            self._distinct_rows = self._first_reports(torch.arange(len(self)))
-        return self._distinct_rows
+    @cached_property
+    def report_codes(self) -> np.ndarray:
+        """(N,) int64: pairs with the same number have the same report, spaces and case aside."""
+        return pd.factorize(self.table["report"].map(normal_text))[0]
+
+    def distinct_rows(self, rows: Tensor | None = None) -> Tensor:
+        """Of rows (g,), None: all: the first of every distinct report, (M,) int64 ascending."""
+        rows = torch.arange(len(self)) if rows is None else rows
+        return rows[~pd.Series(self.report_codes[rows]).duplicated().to_numpy()]
 
     def topk(
         self, queries: Tensor, k: int = 5, among: str = "texts", rows: Tensor | None = None
@@ -124,8 +128,8 @@ class Index:
             raise UsageError(f"no column {per!r} to have one hit of; see {[*self.table.columns]}")
         rows = torch.from_numpy(rows_where(self.table, where)) if where else None
         if per == "report":  # the features of identical reports are the same
-            first = self.distinct_rows() if rows is None else self._first_reports(rows)
-            return self._hits(*self.topk(query_feature, k, among, first), k)
+            rows = self.distinct_rows(rows)
+            return self._hits(*self.topk(query_feature, k, among, rows), k)
         depth, size = k, len(self) if rows is None else len(rows)
         while True:
             scores, found = self.topk(query_feature, depth, among, rows)
@@ -133,11 +137,6 @@ class Index:
             if depth >= size or min(map(len, hits), default=k) == k:
                 return hits
             depth *= 4
-
-    def _first_reports(self, rows: Tensor) -> Tensor:
-        """Of rows (g,): the first of every distinct report, spaces and case aside."""
-        texts = self.table["report"].iloc[rows.numpy()].map(normal_text)
-        return rows[torch.from_numpy(~texts.duplicated().to_numpy())]
 
     def _hits(
         self, scores: Tensor, rows: Tensor, k: int, per: str | None = None
@@ -191,7 +190,6 @@ class Index:
         index.model_hash, index.made_for = about.model_hash, about.made_for
         index.features = {side: _map(path / f"{side}.npy", device) for side in SIDES}
         index.table = pd.read_parquet(path / "table.parquet")
-        index._distinct_rows = None
         return index
 
 
