@@ -88,13 +88,16 @@ def _read_bytes(path: Path) -> bytes:
         if not path.is_file():
             raise Unreadable(f"{path} is {'not a file' if path.exists() else 'missing'}")
         with _opened(path) as file:
-            content = file.read(LIMIT + 1)
+            content = bytearray()
+            # piece by piece: asked for LIMIT bytes, a file takes as much memory
+            while len(content) <= LIMIT and (piece := file.read(2**20)):
+                content += piece
     except UNPACKING as error:
         why = " ".join(str(error).split()) or type(error).__name__
         raise Unreadable(f"{path} is not a readable table ({why})") from error
     if len(content) > LIMIT:
         raise DataError(f"{path} holds more than {LIMIT >> 30} GB of text: give Parquet, or parts")
-    return content
+    return bytes(content)
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 from fuzz import Kind, Loss, all_kinds, run, try_case
 
+from data_prep import raw_table
 from data_prep.errors import DataError
 
 SLOW = {"own file, manifest.parquet": 3, "weights, text": 10, "own file, YAML": 10}  # cases
@@ -67,3 +69,15 @@ def test_a_process_that_ends_is_counted_and_the_next_case_goes_on(monkeypatch):
     assert (row["read"], row["signal"], row["timeout"]) == (4, 1, 1)
     assert [fault[:2] for fault in row["faults"]] == [["signal", 2], ["timeout", 4]]
     assert (row["memory_mb"], row["slowest_s"], row["slowest_seed"]) == (7, 0.5, 5)
+
+
+def test_a_small_table_asks_for_little_memory(tmp_path):
+    """Not for as much as the largest table may have."""
+    path = tmp_path / "x.csv"
+    path.write_text("image,patient_id\na.png,1\n")
+    tracemalloc.start()
+    try:
+        raw_table.read(path, ["image", "patient_id"])
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
