@@ -42,7 +42,7 @@ def export_run(run: Path, out: Path, *, best: bool = False, onnx: bool = False) 
         for name, side, inputs, axes in sides(model) if onnx else ():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the names of axes
-                large = sum(weight.nbytes for weight in side.parameters()) > 2**30  # a file holds 2 GB
+                large = sum(x.nbytes for x in side.parameters()) > 2**30  # a file holds 2 GB
                 how = {"dynamic_shapes": axes, "external_data": large, "verbose": False}
                 file = beside / f"{name}.onnx"
                 torch.onnx.export(side, f=file, kwargs=inputs, output_names=["features"], **how)
