@@ -67,3 +67,30 @@ def test_nothing_masked_costs_nothing():
     nothing = torch.randn(2, 0, 4)
     assert image_reconstruction_loss(nothing, nothing) == 0
     assert text_reconstruction_loss(torch.randn(2, 3, 5), torch.full((2, 3), -100)) == 0
+
+
+@pytest.mark.parametrize("scale", [0.5, 14.0])
+def test_contrastive_value_pair_by_pair_and_in_shares(scale):
+    """The mean over both directions of −log of the own match's share; shares of rows add up to it."""
+    i, t, total = unit(7, 4, 0), unit(7, 4, 1), 0.0
+    for asking, answering in ((i, t), (t, i)):
+        for n in range(7):
+            weights = [math.exp(scale * float(asking[n] @ answering[m])) for m in range(7)]
+            total -= math.log(weights[n] / sum(weights)) / 14
+    loss = contrastive_loss(i, t, torch.tensor(scale))
+    assert loss.item() == pytest.approx(total)
+    shares = [contrastive_loss(i, t, torch.tensor(scale), slice(a, b)) for a, b in ((0, 3), (3, 7))]
+    assert sum(shares).item() == pytest.approx(total)
+
+
+def test_a_single_scored_word_is_its_own_mean():
+    logits, labels = torch.randn(1, 2, 5), torch.tensor([[3, -100]])
+    expected = -logits[0, 0].log_softmax(0)[3]
+    torch.testing.assert_close(text_reconstruction_loss(logits, labels), expected)
+
+
+def test_patches_are_normalised_unless_it_is_switched_off():
+    predicted, patches = torch.zeros(2, 3, 4), 5 + torch.randn(2, 3, 4)
+    by_default = image_reconstruction_loss(predicted, patches)
+    assert by_default == image_reconstruction_loss(predicted, patches, True)
+    assert by_default < 1 < image_reconstruction_loss(predicted, patches, False)
