@@ -378,7 +378,7 @@ def test_marks_follow_the_weights():
     assert 'title="masked"' in marked_html(text, spans, [0, float("nan"), 0, 0])
 
 
-@pytest.mark.parametrize("pairs, width", [(600, 128)])
+@pytest.mark.parametrize("pairs, width", [(600, 128), (100_000, 128)])
 def test_an_interaction_takes_under_200_ms(loaded, pairs, width):
     """The demo's model and gallery on one core: the median of several interactions, each with something new to look at.
 
