@@ -148,6 +148,8 @@ def _decode(path: Path, content: bytes, encoding: str | None) -> list[str]:
             raise DataError(f"{path} is not {found} text (line {line}): {how}") from None
         raise UnknownEncoding(f"{path} is not UTF-8 text (line {line})") from None
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    if not text.strip():
+        raise Unreadable(f"{path} is empty")
     return text.replace("\r", " " if "\n" in text else "\n").split("\n")
 
 

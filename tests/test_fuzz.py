@@ -81,3 +81,13 @@ def test_a_small_table_asks_for_little_memory(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 10**7
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "mark", [b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf\x0b\x1c"]
+)
+def test_a_table_of_a_mark_and_nothing_else_is_empty(tmp_path, mark):
+    path = tmp_path / "x.csv"
+    path.write_bytes(mark)
+    with pytest.raises(DataError, match="is empty"):
+        raw_table.read(path, ["image", "patient_id"])
