@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from data_prep.__main__ import app as prepare
 from data_prep.commands import run_app
 from mcr_lib import ranking
 from mcr_lib.__main__ import app
+from mcr_lib.config import resolve
 from mcr_lib.features import encode_pictures, encode_texts
 from mcr_lib.question import Question, Searching, ask, combine, name_duplicates
-from mcr_lib.run import load_run
+from mcr_lib.run import load_run, train_run
 from mcr_lib.search import build_index
 
 CPU = torch.device("cpu")
@@ -211,3 +213,66 @@ def test_filters_reach_the_command_line(asked, phantom, capsys):
     hits = json.loads(stdout)
     assert status == 0 and {hit["split"] for hit in hits} == {"validate"}
     assert len({hit["study_id"] for hit in hits}) == 5
+
+
+# --- on real reports and radiographs
+
+
+@pytest.fixture(scope="module")
+def real(openi, tmp_path_factory):
+    """As `asked`, on Open-i, after a training too short to be good: what is tested holds for any model."""
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "images").mkdir()
+    for image in sorted((openi / "images").iterdir())[:600]:
+        (folder / "images" / image.name).symlink_to(image.resolve())
+    where = ["--reports", openi / "ecgen-radiology", "--images", folder / "images"]
+    where += ["--projections", openi / "indiana_projections.csv", "--out", folder / "data"]
+    assert run_app(prepare, "data_prep", ["openi", *map(str, where)]) == 0
+    train_run(folder / "data", folder / "run", resolve("smoke"), device=CPU, command="tests")
+    model, tokenizer = load_run(folder / "run")
+    index = build_index(folder / "run", folder / "data", device=CPU)
+
+    def question(how=None, **parts):
+        return ask(
+            model, tokenizer, index, Question(**parts), how or Searching(), lambda note: None
+        )
+
+    question.model, question.tokenizer, question.index = model, tokenizer, index
+    return question
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_every_kind_of_question_on_real_data(real):
+    table, k = real.index.table, 30
+    plain = real(Searching(k=k), text="cardiomegaly with pleural effusion")
+    words = "The lungs are clear."
+
+    def likeness(hits):  # of the images found to the sentence that is not wanted
+        unwanted = encode_texts(real.model, real.tokenizer, [words])[0]
+        return (real.index.features["images"][[hit.row for hit in hits]] @ unwanted).mean()
+
+    fewer = real(Searching(k=k), text="cardiomegaly with pleural effusion", without=words)
+    assert likeness(fewer) < likeness(plain) and fewer != plain, (
+        "a negation that is ignored fails here"
+    )
+
+    counts = table["labels"].str.split("|").explode().value_counts()
+    label = next(label for label in counts.index if label not in ("", "normal"))
+    hits = real(Searching(k=k, where=[f"labels={label}"]), text="cardiomegaly")
+    assert hits and all(label in hit.labels.split("|") for hit in hits)
+    hits = real(Searching(k=k, where=["report~effusion", "view=frontal"]), text="cardiomegaly")
+    assert all("effusion" in hit.report.lower() and hit.other["view"] == "frontal" for hit in hits)
+
+    image = Path(table.image_path[5])
+    similar = real(Searching(k=3, among="images"), image=image)
+    assert similar[0].image_path == str(image)
+    others = real(Searching(k=k, among="images", other_patients=True), image=image)
+    assert table.patient_id[5] not in {hit.patient_id for hit in others}
+    both = real(Searching(k=k), text="cardiomegaly", image=image)
+    assert {hit.row for hit in both} & {
+        hit.row for hit in real(Searching(k=k, among="images"), image=image)
+    }
+    reports = real(Searching(k=k), image=image)
+    assert len({ranking.normal_text(hit.report) for hit in reports}) == k
+    assert all(hit.other["study_id"] for hit in reports)
