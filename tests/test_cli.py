@@ -154,7 +154,7 @@ def test_search_by_text_and_by_image(phantom, smoke_run, image, capsys):
             ["evaluate", "--run", "DONE", "--data", "DATA", "--protocol", "best"],
             "unknown protocol 'best'",
         ),
-        (["search", "--run", "DONE", "--data", "DATA"], "either --text or --image"),
+        (["search", "--run", "DONE", "--data", "DATA"], "give --text, --image or both"),
         (["search", "--run", "DONE", "--data", "DATA", "--text", " "], "the query is empty"),
         (["search", "--run", "DONE", "--data", "DATA", "--image", "NOWHERE"], "NOWHERE"),
         (["search", "--run", "DONE", "--data", "DATA", "--image", "TEXTFILE"], "not"),

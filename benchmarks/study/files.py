@@ -40,10 +40,13 @@ class Claim(_Part):
     arms: str
 
 
-class Data(_Part):
+class Origin(_Part):
+    synthetic: bool
+
+
+class Data(Origin):
     name: str
     sha256: str
-    synthetic: bool
 
 
 class Gallery(_Part):
@@ -66,8 +69,8 @@ class ArmSummary(_Part):
 
 class StepCost(_Part):
     seconds: Numbers
-    peak_bytes: Numbers
-    flops: float
+    peak_bytes: Numbers | None = None
+    flops: float | None = None
 
 
 class Costs(_Part):
@@ -85,7 +88,7 @@ class Study(_Part):
     profile: str
     repeat: str
     rule: str
-    data: Data
+    data: Origin
     gallery: Gallery
     trained_on: Annotated[list[Trained], Field(min_length=1)]
     claims: list[Claim]

@@ -162,10 +162,10 @@ def _score_cell(metrics: dict, where: str, name: str) -> str:
 
 
 def _cost_cell(costs: dict, arm: str, measure: str, unit: float) -> str:
-    if arm not in costs or COST_ARMS[1] not in costs:
+    own, other = (costs.get(name, {}).get(measure) for name in (arm, COST_ARMS[1]))
+    if own is None or other is None:
         return "–"
-    value = unit * np.median(costs[arm][measure])
-    of_two_stream = unit * np.median(costs[COST_ARMS[1]][measure])
+    value, of_two_stream = unit * np.median(own), unit * np.median(other)
     return f"{value:.3g} ({value / of_two_stream:.2f})"
 
 
