@@ -146,7 +146,7 @@ def search(
     from data_prep.tables_out import check_name, write_table
 
     from .engine.distributed import pick_device
-    from .question import Question, Searching, as_row, ask, ask_many, read_questions
+    from .question import Question, Searching, as_row, ask, ask_many, check_question, read_questions
     from .run import load_run
     from .search import build_index
 
@@ -157,6 +157,8 @@ def search(
     many = read_questions(one, texts, images)
     place, notes = pick_device(device), []
     model, tokenizer = load_run(run, place)
+    if many is None:
+        check_question(model, tokenizer, one)
     index = build_index(run, data, device=place)
     if many is None:
         hits = ask(model, tokenizer, index, one, how, notes.append)

@@ -51,6 +51,15 @@ class Searching:
     other_patients: bool = False
 
 
+def check_question(model: MCR, tokenizer, question: Question) -> None:
+    """Raise what `ask` would of the question itself, before a gallery is encoded for it."""
+    for sentence in (question.text, question.without):
+        if sentence is not None:
+            check_query(tokenizer, sentence, model.config.max_text_length)
+    if question.image is not None:
+        read_gray(question.image)
+
+
 def combine(parts: list[tuple[Tensor, float]], gallery: Tensor) -> Tensor:
     """One query (D,) from vectors (D,) and their weights. Each one's scores over the gallery (N, D)
     are brought to deviation 1, weighted and added, for a sentence and an image spread differently;
