@@ -4,6 +4,7 @@ ties."""
 import itertools
 import json
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -709,3 +710,26 @@ def test_one_patient_is_no_sample_and_has_no_interval():
     features, rest = arguments_for(9)
     result = evaluate(*features, **rest | {"clusters": ["p"] * 9})
     assert result["interval"] == {} and result["gallery"]["clusters"] == 1
+
+
+@pytest.mark.parametrize("width", [1, 8, 512])
+def test_the_error_bound_is_the_one_derived(width):
+    """Of two roundings (2u + u²) and D products added, counted twice, at lengths up to 1.01; and three ties."""
+    u = Fraction(1, 2**24)
+    rounding = 2 * u + u**2 + 2 * width * u * (1 + u) ** 2
+    bound = Fraction(103, 100) * rounding + 3 * Fraction(1, 10**9)
+    assert ranking.float32_error(width) == pytest.approx(float(bound), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "length, fits", [(1.0099, True), (0.9901, True), (1.0101, False), (0.98, False)]
+)
+def test_a_unit_vector_may_be_off_by_a_hundredth_and_no_more(length, fits):
+    features = F.normalize(torch.randn(3, 4, dtype=torch.float64), dim=1)
+    features[1] *= length
+    if fits:
+        assert ranking.check_features("x", features) is not None
+    else:
+        with pytest.raises(ValueError, match="x: expected unit vectors, a norm is off by"):
+            ranking.check_features("x", features)
+    assert ranking.check_features("x", features, unit=False).equal(features)
