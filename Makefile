@@ -33,7 +33,7 @@ lab: env notebooks  ## JupyterLab on the notebooks
 
 explore: env  ## the retrieval explorer as a page of its own, on this machine only: RUN=folder DATA=folder
 	@test -n "$(RUN)" -a -n "$(DATA)" || { echo "make explore RUN=folder DATA=folder: RUN or DATA is missing" >&2; exit 2; }
-	cd notebooks && ../$(BIN)/python -m kit.explore_page --run "$(abspath $(RUN))" --data "$(abspath $(DATA))"
+	$(BIN)/python -m kit.explore_page --run "$(RUN)" --data "$(DATA)"
 
 notebooks: env  ## derive notebooks/*.ipynb from notebooks/src/*.py
 	$(BIN)/python notebooks/src/derive.py

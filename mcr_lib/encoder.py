@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader
 from safetensors import SafetensorError
 
 from data_prep import own_files
@@ -17,7 +18,6 @@ from .config import MCRConfig
 from .data import IMAGE_MEAN, IMAGE_STD, store_size
 from .engine.distributed import pick_device
 from .features import encode_pictures, encode_texts
-from .markup import render_text
 from .run import load_run, load_weights
 from .tokenizer import load_tokenizer, vocabulary_sha256
 
@@ -67,6 +67,12 @@ def load(path: Path | str, device="cpu", *, best: bool = False):
         return load_weights(path, config).to(device).eval(), tokenizer
     except (OSError, SafetensorError) as error:
         raise own_files.DamagedFile(f"{path / 'model.safetensors'}: {error}: {AGAIN}") from None
+
+
+def render_text(template: str, **values) -> str:
+    """A text by a template of this package."""
+    folder = FileSystemLoader(Path(__file__).with_name("templates"))
+    return Environment(loader=folder).get_template(template).render(**values)
 
 
 def numbers(config: MCRConfig, tokenizer) -> str:

@@ -13,9 +13,8 @@ from torch import nn
 
 from data_prep import own_files, run_files
 
-from .encoder import NUMBERS, numbers
+from .encoder import NUMBERS, numbers, render_text
 from .engine.checkpoint import weights_sha256
-from .markup import render_text
 from .model import MCR
 from .paper import PAPER
 from .run import load_run

@@ -1,6 +1,6 @@
 """A question to a gallery: a sentence, an image or both, what hits should not be like, and which pairs count.
 
-Not here: exact search (index.py), the gallery of a data set (search.py), how an answer is drawn (explore.py)."""
+Not here: exact search (index.py), the gallery of a data set (search.py), how an answer is drawn (kit/explore.py)."""
 
 from __future__ import annotations
 

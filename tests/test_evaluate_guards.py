@@ -307,7 +307,7 @@ def test_what_is_said_of_a_question_is_said_everywhere(run, phantom, capsys):
 
 @pytest.mark.parametrize("text", ["", " \n", "☃ ☄ ☔", "☃ " * 400])
 def test_command_line_and_explorer_refuse_the_same(run, phantom, text):
-    from mcr_lib.explore import Searcher
+    from kit.explore import Searcher
     from mcr_lib.search import build_index
 
     model, tokenizer = load_run(run)

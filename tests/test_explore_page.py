@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 from test_browser import browser, pytestmark, watched  # noqa: F401 (fixture and marks of a real browser)
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-
 
 @pytest.fixture(scope="module")
 def address(smoke_run, phantom, tmp_path_factory):
@@ -26,7 +24,7 @@ def address(smoke_run, phantom, tmp_path_factory):
     log = folder / "log"
     with log.open("w") as output:
         server = subprocess.Popen(
-            [*command, "--no-browser"], cwd=NOTEBOOKS, env=environment, stdout=output, stderr=output
+            [*command, "--no-browser"], env=environment, stdout=output, stderr=output
         )
     try:
         for _ in range(240):

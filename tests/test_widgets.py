@@ -16,12 +16,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from kit import explorers
-from mcr_lib import explore, widgets
+from kit import explore, explorers, widgets
+from kit.markup import marked_html
 from mcr_lib.data import PairData
 from mcr_lib.features import QueryError, encode_pairs, encode_texts
 from mcr_lib.index import HIT_COLUMNS, Index
-from mcr_lib.markup import marked_html
 from mcr_lib.question import WITHOUT, combine
 from mcr_lib.run import load_run
 from mcr_lib.search import build_index

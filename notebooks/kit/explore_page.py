@@ -7,7 +7,6 @@ itself (mcr_lib/widgets.py).
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -21,15 +20,14 @@ from IPython.display import Markdown, display
 from PIL import Image
 
 from data_prep.commands import QUIET, option, run_app
+from kit.explore import Searcher
+from kit.widgets import RetrievalExplorer
 from mcr_lib.engine.distributed import pick_device
-from mcr_lib.explore import Searcher
 from mcr_lib.run import load_run
 from mcr_lib.search import build_index
-from mcr_lib.widgets import RetrievalExplorer
 
 from .boxes import boxes_on_square, measure_grounding, prompt
 
-NOTEBOOKS = Path(__file__).resolve().parents[1]
 UPLOAD = 64 * 2**20  # bytes of one message from the browser, at most: a large radiograph
 HERE_ONLY = {  # what a browser may load: nothing from elsewhere, whatever a template or a report names
     "Content-Security-Policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
@@ -98,7 +96,6 @@ def main(
     build_index(
         run, data, device=pick_device("auto")
     )  # before anyone waits for it, and with its errors here
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(NOTEBOOKS), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "explore.ipynb"
         code = CELL.format(run=str(run.resolve()), data=str(data.resolve()))

@@ -11,14 +11,14 @@ import torch
 from markupsafe import Markup, escape
 from torch import Tensor
 
+from kit.explore import Searcher
+from kit.markup import marked_html, overlay, picture_html, render
+from kit.widgets import WIDE, Explorer, numbered
 from mcr_lib.config import MCRConfig
-from mcr_lib.explore import Searcher
-from mcr_lib.markup import marked_html, overlay, picture_html, render
 from mcr_lib.masking import mask_report, random_masking, removed_mask
 from mcr_lib.modality_gap import gap_distance
 from mcr_lib.model import Batch
 from mcr_lib.retrieval import query_ranks
-from mcr_lib.widgets import WIDE, Explorer, numbered
 
 from .plotting import clouds
 from .plotting.style import png, to_gray

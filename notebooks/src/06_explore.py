@@ -36,15 +36,15 @@ from PIL import Image
 from data_prep.images import letterbox, read_gray
 from kit import plotting
 from kit.boxes import bootstrap_mean, boxes_on_square, measure_grounding, prompt
+from kit.explore import Searcher
 from kit.explorers import WordExplorer
+from kit.widgets import RetrievalExplorer
 from mcr_lib.data import prepare_images, store_size
-from mcr_lib.explore import Searcher
 from mcr_lib.features import encode_pictures
 from mcr_lib.grounding import heat_map, patch_features, word_features
 from mcr_lib.index import Index
 from mcr_lib.run import load_run
 from mcr_lib.search import build_index
-from mcr_lib.widgets import RetrievalExplorer
 
 # %% [markdown]
 # Two models with the same sizes and the same seed are trained, or found where an earlier notebook left them. The

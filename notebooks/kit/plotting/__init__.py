@@ -9,7 +9,7 @@ COLOURS. Matrices, points and lines are seaborn's, always with `ax`. No pyplot, 
 picture by ending in it or by `display(picture)`.
 """
 
-from mcr_lib.markup import overlay
+from kit.markup import overlay
 
 from .alignment import clouds, glows, grounding, shifting
 from .inputs import gallery, pairs, relative_costs, similarity, token_strips, walkthrough

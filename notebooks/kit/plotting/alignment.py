@@ -13,7 +13,7 @@ import seaborn as sns
 import torch
 from matplotlib.collections import LineCollection
 
-from mcr_lib.markup import overlay
+from kit.markup import overlay
 
 from .marks import draw_box
 from .style import COLOURS, OKABE_ITO, WIDTH, Picture, bare, new_picture, plain

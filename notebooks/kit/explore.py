@@ -1,7 +1,7 @@
 """From a question (a sentence or an image) to an answer as HTML: hits, the words that match, the patches that light up.
 
-It holds a gallery with its model. Not here: search (index.py), maps (grounding.py), masks (masking.py), how HTML is
-made (markup.py), inputs to ask with (widgets.py)."""
+It holds a gallery with its model. Not here: search (mcr_lib/index.py), maps (mcr_lib/grounding.py), masks
+(mcr_lib/masking.py), how HTML is made (markup.py), inputs to ask with (widgets.py)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from torch import Tensor
 
 from data_prep.images import letterbox, read_gray
 from data_prep.tables_out import guarded
+from mcr_lib.data import prepare_images, store_size
+from mcr_lib.features import QueryError, check_query
+from mcr_lib.grounding import contributions, heat_map, split_words
+from mcr_lib.index import Hit, Index
+from mcr_lib.masking import IMAGE_STREAM, TEXT_STREAM, counter_noise, mask_report, random_masking
+from mcr_lib.model import MCR
+from mcr_lib.question import WITHOUT, as_row, combine, name_duplicates, thin
+from mcr_lib.ranking import normal_text
 
-from .data import prepare_images, store_size
-from .features import QueryError, check_query
-from .grounding import contributions, heat_map, split_words
-from .index import Hit, Index
 from .markup import marked_html, overlay, picture_html, render
-from .masking import IMAGE_STREAM, TEXT_STREAM, counter_noise, mask_report, random_masking
-from .model import MCR
-from .question import WITHOUT, as_row, combine, name_duplicates, thin
-from .ranking import normal_text
 
 WHOLE = -1  # in place of a word's number: the whole text
 STRANGE = 1000  # gallery images that say how like its nearest one an image usually is

@@ -1,4 +1,5 @@
-"""Explorers to play with in a notebook, and the one for retrieval. The only module of mcr_lib that imports ipywidgets.
+"""Explorers to play with in a notebook, and the one for retrieval. Here and in explorers.py is all that imports
+ipywidgets.
 
 An explorer only binds inputs to a `draw` method from their values to HTML, which tests call without a browser. Every
 input has a label, and what goes wrong is said in a status line, for exceptions in callbacks are seen by nobody. Where

@@ -36,11 +36,6 @@ def render(template: str, **values) -> Markup:
     return Markup(TEMPLATES.get_template(template).render(**values))
 
 
-def render_text(template: str, **values) -> str:
-    """A text that is not HTML, by a template of this package."""
-    return TEMPLATES.overlay(autoescape=False).get_template(template).render(**values)
-
-
 def picture_html(pixels, alt: str, caption: str = "", width: int = 160) -> Markup:
     """uint8 pixels (H, W) or (H, W, 3), or the bytes of a PNG → a figure that carries its picture."""
     if not isinstance(pixels, bytes):
