@@ -132,7 +132,9 @@ def test_an_arm_of_ones_own_is_trained_and_judged_against_every_other(phantom, w
     rows = {row["measured"]: row for row in content["variants"] if "own" in row["claim"]}
     others = {name for name in content["arms"] if name != "mine"}
     assert rows.keys() == {f"mine against {other}, recall" for other in others}
-    rsum = [content["arms"][arm]["metrics"]["test, unmasked"]["rsum"] for arm in ("mine", "mcr-abm")]
+    rsum = [
+        content["arms"][arm]["metrics"]["test, unmasked"]["rsum"] for arm in ("mine", "mcr-abm")
+    ]
     effect = np.mean(rsum[0]) - np.mean(rsum[1])
     assert rows["mine against mcr-abm, recall"]["effect"] == pytest.approx(effect, abs=0.05)
     assert rows["mine against mcr-abm, recall"]["verdict"] in (
