@@ -186,7 +186,7 @@ def _write_big_folder(data: Path, n: int, size: int) -> None:
         "pair_id": number,
         "study_id": number,
         "patient_id": number,
-        "image_path": number + ".png",
+        "image_path": "images/" + number + ".png",
         "view": "frontal",
         "report": report,
         "findings": report,
