@@ -342,3 +342,62 @@ def test_text_weights_of_other_architectures_are_refused_by_their_name(name, siz
     with pytest.raises(ConfigError, match=f"text_weights: .* has model_type='{name}'") as error:
         pretrained.load_bert(bert, str(tmp_path))
     assert "\n" not in str(error.value) and "only BERT models" in str(error.value)
+
+
+@pytest.mark.parametrize("theirs, ours", [(3, 3), (1, 1), (3, 1)])
+def test_colour_is_summed_only_where_it_has_to_be(theirs, ours, tmp_path):
+    sizes = {"embed_dim": 48, "depth": 2, "num_heads": 3}
+    torch.manual_seed(3)
+    source = timm.create_model("vit_tiny_patch16_224", img_size=64, in_chans=theirs, **sizes)
+    save_file(source.state_dict(), tmp_path / "vit.safetensors")
+    vit = MCR(SMALL.model_copy(update={"in_chans": ours})).image_encoder.vit
+    told = pretrained.load_vit(vit, str(tmp_path / "vit.safetensors"))
+    expected = source.patch_embed.proj.weight
+    expected = expected if theirs == ours else expected.sum(1, keepdim=True)
+    assert vit.patch_embed.proj.weight.equal(expected)
+    assert told["tensors"] == len(vit.state_dict()) and len(told["sha256"]) == 64
+
+
+def test_a_name_is_asked_of_timm_and_a_file_is_not(monkeypatch):
+    asked = []
+
+    def create_model(name, **how):
+        asked.append((name, how))
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(pretrained.timm, "create_model", create_model)
+    vit = MCR(SMALL).image_encoder.vit
+    with pytest.raises(ConfigError, match="'vit_tiny' cannot be loaded"):
+        pretrained.load_vit(vit, "vit_tiny")
+    assert asked == [("vit_tiny", {"pretrained": True, "num_classes": 0})]
+    with pytest.raises(ConfigError, match=r"nowhere\.safetensors' cannot be loaded"):
+        pretrained.load_vit(vit, "nowhere.safetensors")
+    assert len(asked) == 1
+
+
+def test_code_beside_report_weights_is_neither_run_nor_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    about = {
+        "model_type": "evil",
+        "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    ran = tmp_path / "ran"
+    (tmp_path / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: ...\n")
+    with pytest.raises(ConfigError, match="text_weights"):
+        pretrained.load_bert(MCR(SMALL).report_encoder.bert, str(tmp_path))
+    assert not ran.exists()
+
+
+def test_a_vit_of_one_layer_is_known_by_its_heads(monkeypatch):
+    sizes = {"img_size": 64, "embed_dim": 48, "depth": 1, "in_chans": 1}
+    vit = MCR(SMALL.model_copy(update={"depth": 1})).image_encoder.vit
+    made = {
+        heads: timm.create_model("vit_tiny_patch16_224", num_heads=heads, num_classes=0, **sizes)
+        for heads in (3, 4)
+    }
+    monkeypatch.setattr(pretrained.timm, "create_model", lambda name, **_: made[int(name)])
+    with pytest.raises(ConfigError, match="it has 4 heads"):
+        pretrained.load_vit(vit, "4")
+    pretrained.load_vit(vit, "3")
+    assert vit.pos_embed.equal(made[3].pos_embed)
