@@ -12,7 +12,6 @@ is opened where sizes or times have changed; where they have not a damaged row i
 the data set has grown only new images are read. A store without `.rows`, or of an earlier format, is packed anew.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -27,7 +26,7 @@ from . import folder
 from .folder import DataError
 from .gray import ImageError
 from .images import decode_gray, each, letterbox
-from .own_files import atomic, locked, read_json, write_json
+from .own_files import atomic, file_sha256, locked, read_json, write_json
 
 CHUNK = 64  # images per job
 FORMAT = 2
@@ -182,9 +181,9 @@ def _seems_current(path: Path, images: list[str], size: int) -> bool:
     """Whether the store is whole and of these images by all that sizes and times can tell."""
     try:
         stored = read_json(path.with_suffix(".json"))
-        if not path.exists() or stored != _about(path, size, len(images)):
-            return False
     except DataError:
+        return False
+    if stored != _about(path, size, len(images)):
         return False
     rows, directory = _read_rows(path.with_suffix(".rows")), path.parent.parent
     return len(rows) == len(images) and all(
@@ -213,7 +212,7 @@ def _still_good(directory: Path, row: Row, pixels: np.ndarray) -> Row | None:
         return None
     if _is_unchanged(directory, row):
         return row
-    same = _sha256(directory / row.image) == row.sha256
+    same = file_sha256(directory / row.image) == row.sha256
     return Row(row.image, *_stat(directory / row.image), row.sha256, row.crc) if same else None
 
 
@@ -228,12 +227,6 @@ def _stat(path) -> tuple[int | None, int | None]:
     except (OSError, ValueError):
         return None, None
     return about.st_size, about.st_mtime_ns
-
-
-def _sha256(path: Path) -> str:
-    """128 bits of it: enough to know an image again."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 # ------------------------------------------------------------------------------------------------- packing
@@ -271,11 +264,10 @@ def _begin(
         logged = {row.image: row for row in _read_rows(done_file) if row}
         pixels, done = _map(part, size, len(images)), {}
         for first in range(0, len(images), CHUNK):
-            rows = [logged.get(image) for image in images[first : first + CHUNK]]
-            rows = [
-                _still_good(directory, row, pixels[number]) if row else None
-                for number, row in enumerate(rows, first)
-            ]
+            rows = []
+            for number, image in enumerate(images[first : first + CHUNK], first):
+                row = logged.get(image)
+                rows.append(row and _still_good(directory, row, pixels[number]))
             if None not in rows:
                 done[first] = rows
         return done
@@ -306,11 +298,10 @@ def _pack_chunk(
     target = _map(path.with_suffix(".part"), size, count, "r+")
     source = _map(path, size, 1 + max(entry[0] for entry in older if entry)) if any(older) else []
     for number, (image, entry) in enumerate(zip(images, older, strict=True), first):
-        row = None
-        if entry and entry[0] < len(source):
-            row = _still_good(directory, entry[1], source[entry[0]])
+        old, row = entry or (len(source), None)
+        row = _still_good(directory, row, source[old]) if old < len(source) else None
         if row:
-            target[number] = source[entry[0]]
+            target[number] = source[old]
         else:
             target[number], row = _read_image(directory, image, size)
         rows.append(row)
@@ -323,6 +314,6 @@ def _read_image(directory: Path, image: str, size: int) -> tuple[np.ndarray, Row
     try:
         about = _stat(path)  # first: what changes while it is read is read again next time
         pixels = letterbox(decode_gray(path, size), size)
-        return pixels, Row(image, *about, _sha256(path), zlib.crc32(pixels))
+        return pixels, Row(image, *about, file_sha256(path), zlib.crc32(pixels))
     except ImageError as error:
         raise DataError(f"{path}: {error}; run the same data_prep command again") from error
