@@ -15,6 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 
 from kit.lesson import Lesson, Parameters
@@ -308,7 +310,7 @@ def test_a_cell_run_twice_passes_over_what_later_cells_made(tmp_path, monkeypatc
         "In": [],
         "json": json,
     }
-    shell = SimpleNamespace(user_ns=names, user_ns_hidden={"In"})
+    shell = SimpleNamespace(user_ns=names, user_ns_hidden={"In": names["In"]})
     monkeypatch.setattr(kit_lesson, "get_ipython", lambda: shell)
     names["lesson"] = kit_lesson.Lesson.begin("xx")
     names["model"] = 1
@@ -316,3 +318,42 @@ def test_a_cell_run_twice_passes_over_what_later_cells_made(tmp_path, monkeypatc
     del names["lesson"]
     with pytest.raises(ConfigError, match="unknown parameter 'model'"):
         kit_lesson.Lesson.begin("xx")
+
+
+def test_what_a_startup_file_has_named_is_passed_over_unless_the_notebook_names_it(
+    tmp_path, monkeypatch
+):
+    from kit import lesson as kit_lesson
+
+    started = {"helper": 1, "seed": 3, "data": "elsewhere"}
+    names = started | {"profile": "smoke", "out": str(tmp_path), "device": "cpu", "data": ""}
+    shell = SimpleNamespace(user_ns=names, user_ns_hidden=started)
+    monkeypatch.setattr(kit_lesson, "get_ipython", lambda: shell)
+    lesson = kit_lesson.Lesson.begin("xx")
+    assert lesson.seed == 0 and lesson._given == ""
+
+
+@pytest.mark.parametrize("text", ["$x_$", "costs $5 and $6", r"\frac{$", r"$\nothing$", "$$"])
+def test_text_of_a_report_is_no_formula(text):
+    from kit import plotting
+    from kit.plotting.retrieval import KINDS
+
+    grey = np.zeros((8, 8))
+    pictures = [
+        plotting.pairs([grey], [text], [text], [[(0, 0, 1, 1, text)]]),
+        plotting.top_reports(
+            [{"gray": grey, "own": text, "hits": [(0.5, text, next(iter(KINDS)))]}]
+        ),
+        plotting.token_strips({"tokens": ([text], [False])}),
+    ]
+    for picture in pictures:
+        assert plotting.png(picture).startswith(b"\x89PNG")
+
+
+def test_a_table_of_a_lesson_holds_no_formula(tmp_path):
+    lesson = Lesson.begin("xx", {"out": str(tmp_path), "device": "cpu"})
+    lesson.table(
+        pd.DataFrame({"report": ["=1+1", "@a", "-b", "clear"], "x": [-1.5, 2, 3, 4]}), "t", ""
+    )
+    written = (lesson.folder / "t.csv").read_text()
+    assert "'=1+1" in written and "'@a" in written and "'-b" in written and ",-1.5" in written
