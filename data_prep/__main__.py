@@ -1,4 +1,4 @@
-"""The command line: python -m data_prep phantom | openi | mimic-cxr | csv | check | pack.
+"""The command line: python -m data_prep phantom | openi | mimic-cxr | csv | dicom | check | pack.
 
 Not the work: each command hands its arguments to the module of its name. How a mistake is said stands in commands.py;
 `check` ends with 1 where it found problems.
@@ -25,6 +25,24 @@ Processes = Annotated[
 ]
 Views = Annotated[Literal["all", "frontal"], typer.Option(help="Which views to keep.")]
 TextPolicy = Annotated[Literal[TEXT_POLICIES], typer.Option(help="Which sections are the report.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FIELD=NAME",
+        help="The table's own name for a field: --column image=path --column patient_id=subject.",
+    ),
+]
+Encoding = Annotated[
+    str | None, typer.Option(help="Of a text that is not UTF-8: cp1252, gb18030 …")
+]
+Append = Annotated[
+    bool, typer.Option("--append", help="What is given is a delta: pairs not in it stay.")
+]
+Remove = Annotated[
+    bool, typer.Option("--remove", help="Take out pairs that are not given, however many.")
+]
+Name = Annotated[str, typer.Option(help="Name of the data set.")]
+Licence = Annotated[str, typer.Option(help="Licence of the data set.")]
 
 
 @app.command()
@@ -138,53 +156,67 @@ def table(
             exists=True, help="Where the image paths begin; the table's folder if not given."
         ),
     ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FIELD=NAME",
-            help="The table's own name for a field: "
-            "--column image=path --column patient_id=subject.",
-        ),
-    ] = None,
+    column: Columns = None,
     keep: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A column of the table that the manifest keeps."),
     ] = None,
-    encoding: Annotated[
-        str | None, typer.Option(help="Of a text that is not UTF-8: cp1252, gb18030 …")
-    ] = None,
-    append: Annotated[
-        bool, typer.Option("--append", help="The table is a delta: pairs not in it stay.")
-    ] = False,
-    remove: Annotated[
-        bool, typer.Option("--remove", help="Take out pairs not in the table, however many.")
-    ] = False,
-    name: Annotated[str, typer.Option(help="Name of the data set.")] = "own data",
-    licence: Annotated[str, typer.Option(help="Licence of the data set.")] = "not stated",
+    encoding: Encoding = None,
+    append: Append = False,
+    remove: Remove = False,
+    name: Name = "own data",
+    licence: Licence = "not stated",
     size: Size = 512,
     views: Views = "all",
     text_policy: TextPolicy = "findings+impression",
     processes: Processes = None,
 ) -> None:
     """Your own table: image, report (or findings, impression), patient_id; study_id, view, labels, split if known."""
-    from .table import prepare_table
+    from .table import Choices, prepare_table
 
-    prepare_table(
-        table,
-        out,
-        images_root or table.parent,
-        column or [],
-        keep=keep or [],
-        encoding=encoding,
-        append=append,
-        remove=remove,
-        name=name,
-        licence=licence,
-        size=size,
-        views=views,
-        text_policy=text_policy,
-        processes=processes,
+    choices = Choices(
+        keep or [], encoding, append, remove, name, licence, size, views, text_policy, processes
     )
+    prepare_table(table, out, images_root or table.parent, column or [], choices)
+
+
+@app.command("dicom")
+def dicom(
+    folder: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="The archive's folder.")
+    ],
+    out: Out,
+    reports: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            help="A table with study_id and report, or a folder of text files, by AccessionNumber or "
+            "StudyInstanceUID; if not given the text files in FOLDER.",
+        ),
+    ] = None,
+    column: Columns = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEYWORD", help="A DICOM tag that the manifest keeps: StudyDate."),
+    ] = None,
+    encoding: Encoding = None,
+    append: Append = False,
+    remove: Remove = False,
+    name: Name = "own data",
+    licence: Licence = "not stated",
+    size: Size = 512,
+    views: Views = "all",
+    text_policy: TextPolicy = "findings+impression",
+    processes: Processes = None,
+) -> None:
+    """A folder of DICOM files (CR, DX) without a table of images: patient, study and view from the tags."""
+    from .dicom_folder import prepare_folder
+    from .table import Choices
+
+    choices = Choices(
+        keep or [], encoding, append, remove, name, licence, size, views, text_policy, processes
+    )
+    prepare_folder(folder, reports, out, column or [], choices)
 
 
 @app.command()

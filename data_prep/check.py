@@ -75,7 +75,8 @@ def _choose_check(directory: Path) -> Callable[[Path, Findings], None]:
     raise DataError(
         f"{directory} is neither a data set folder (manifest.parquet) nor a download of "
         "MIMIC-CXR-JPG (files/, mimic-cxr-2.0.0-*.csv.gz), MIMIC-CXR or Open-i (*.xml); a table "
-        "of your own becomes one by python -m data_prep csv --table FILE --out DIR"
+        "of your own becomes one by python -m data_prep csv --table FILE --out DIR, a folder of DICOM files by "
+        "python -m data_prep dicom FOLDER --out DIR"
     )
 
 

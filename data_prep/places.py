@@ -25,11 +25,11 @@ def find_images(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
     files, relative, why_not = zip(*places, strict=True) if places else ((), (), ())
     rows = rows.assign(
         file=[Path(file) for file in files],
-        source_path=relative,
-        why_not=why_not,
+        source_path=pd.Series(relative, rows.index, dtype=object),
+        why_not=pd.Series(why_not, rows.index, dtype=object),
         origin=rows.image.where(rows.image != "", "-"),
     )
-    return rows.assign(target=rows.source_path.map(_target))
+    return rows.assign(target=rows.source_path.map(target_name))
 
 
 def _find(image: str, root: str) -> tuple[str, str, str]:
@@ -64,8 +64,8 @@ def _real(place: str) -> str:
     return os.path.realpath(place)
 
 
-def _target(image: str) -> str:
-    """The file name of a stored image, without suffix: one for each path, and never too long."""
+def target_name(image: str) -> str:
+    """The file name of a stored image, without suffix: one for each path or other name, and never too long."""
     digest = hashlib.sha256(image.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     stem = re.sub(r"[^\w.-]+", "_", os.path.splitext(os.path.basename(image))[0])
     return f"{digest}_" + stem.encode()[:STEM].decode(errors="ignore")

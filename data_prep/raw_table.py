@@ -136,7 +136,7 @@ def _decode(path: Path, content: bytes, encoding: str | None) -> list[str]:
         if content.startswith(start):
             how = "save it as CSV UTF-8 or Parquet"
             raise DataError(f"{path} is {kind}, not a table of text: {how}")
-    found = encoding or _find_encoding(content)
+    found = encoding or find_encoding(content)
     try:
         text = content.decode(found)
     except LookupError:
@@ -153,7 +153,7 @@ def _decode(path: Path, content: bytes, encoding: str | None) -> list[str]:
     return text.replace("\r", " " if "\n" in text else "\n").split("\n")
 
 
-def _find_encoding(content: bytes) -> str:
+def find_encoding(content: bytes) -> str:
     """By its mark, or by the zero bytes that UTF-16 has in every header; else UTF-8."""
     for mark, encoding in MARKS:
         if content.startswith(mark):

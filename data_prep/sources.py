@@ -58,11 +58,13 @@ def read_table(
     origin: str,
     quarantine: list[tuple[str, str]] | None = None,
     encoding: str | None = None,
+    may_lack: set[str] = frozenset(),
 ) -> pd.DataFrame:
     """A CSV, TSV (also compressed) or Parquet table as strings ("" for nothing).
 
     A row that is none goes to `quarantine` by its line. Raises DataError if the table is not readable or lacks one of
-    `columns`, the first of which is what its rows are known by; `origin` says there where such a table is to be had.
+    `columns` (but for those it `may_lack`), the first of which is what its rows are known by; `origin` says there where
+    such a table is to be had.
     """
     faulty: list[tuple[int, str]] = []
     if path.suffix == ".parquet":
@@ -76,7 +78,7 @@ def read_table(
         except raw_table.Unreadable as error:
             raise DataError(f"{error}: {origin}") from None
         table, faulty = pd.DataFrame(raw.columns, dtype=object), raw.faulty
-    missing = [column for column in columns if column not in table.columns]
+    missing = [column for column in columns if column not in {*table.columns, *may_lack}]
     if missing:
         raise DataError(f"{path} lacks the column(s) {', '.join(missing)}: {origin}")
     if faulty and quarantine is None:

@@ -3,30 +3,31 @@
 Not a guesser: fields are found by exact column name, and another name is given by FIELD=NAME.
 
     image        path, from the table's folder or --images-root; JPEG, PNG, TIFF, DICOM     required
-    patient_id   splits are by patient, so without it no honest split is possible           required
+    patient_id   splits are by patient, so it is required; of a DICOM image its PatientID if not given
     report       the text as it is, cut where it has FINDINGS: and IMPRESSION: headings;
                  or findings and/or impression, joined by the policy                        one of them required
     study_id     the patient and the image's name if not given
-    view         AP, PA, frontal, lateral …; labels: '|'-joined; split: train, validate, test (or val, dev)
+    view         AP, PA, frontal, lateral …; of a DICOM image its own (tags.py) if not given
+    labels: '|'-joined; split: train, validate, test (or val, dev)
 
 Images lie under --images-root (places.py). The table may grow: run again with more rows, and only images that are not
 there yet are read. An image is known by its path; pairs that the table no longer has are taken out, if they are few, or
 with --remove. With --append the table is a delta: what is there stays.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from . import folder, images, patients, sections, written
+from . import folder, images, patients, sections, tags, written
 from .folder import DataError
 from .places import find_images
 from .sources import Funnel, clean, clean_labels, clean_name, join_report, read_table
 from .views import view_name
 
-REQUIRED = ("image", "patient_id")
 TEXTS = ("report", "findings", "impression")
-FIELDS = (*REQUIRED, *TEXTS, "study_id", "view", "labels", "split")
+FIELDS = ("image", "patient_id", *TEXTS, "study_id", "view", "labels", "split")
 MAY_CHANGE = ("table_sha256", "columns", "keep")  # when the folder is written again
 SPLIT_NAMES = {
     "train": "train",
@@ -36,60 +37,77 @@ SPLIT_NAMES = {
 }
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What one may choose of the folder, wherever its rows come from (see `python -m data_prep csv --help`)."""
+
+    keep: list[str]
+    encoding: str | None
+    append: bool
+    remove: bool
+    name: str
+    licence: str
+    size: int
+    views: str
+    text_policy: str
+    processes: int | None
+
+
 def prepare_table(
-    path: Path,
-    out: Path,
-    images_root: Path,
-    columns: list[str],
-    *,
-    keep: list[str],
-    encoding: str | None,
-    append: bool,
-    remove: bool,
-    name: str,
-    licence: str,
-    size: int,
-    views: str,
-    text_policy: str,
-    processes: int | None,
+    path: Path, out: Path, images_root: Path, columns: list[str], choices: Choices
 ) -> None:
-    """Make the data set folder `out` (see `python -m data_prep csv --help`)."""
+    """Make the data set folder `out` of a table."""
     funnel = Funnel()
-    rows = read(path, columns, keep, text_policy, funnel, encoding)
-    rows = _select(find_images(rows, images_root), views, path, funnel)
+    rows = read(path, columns, choices.keep, choices.text_policy, funnel, choices.encoding)
+    rows = tags.complete(find_images(rows, images_root), funnel, choices.processes)
+    if len(rows) and not rows.patient_id.str.strip().any():
+        raise DataError(
+            f"{path} has no patient_id, and no image of it is DICOM with a PatientID: name the column "
+            "with --column patient_id=NAME"
+        )
     source = {
         "command": "csv",
-        "size": size,
-        "views": views,
-        "text_policy": text_policy,
         "columns": sorted(columns),
-        "keep": sorted(keep),
-        "splits": "the table's" if _gives_splits(rows) else "by patient, ids in one spelling",
         "table_sha256": folder.file_sha256(path),
     }
-    folder.start(out, source, may_change=MAY_CHANGE[:1] if append else MAY_CHANGE)
+    write(rows, path, out, source, funnel, choices)
+
+
+def write(
+    rows: pd.DataFrame, where: Path, out: Path, source: dict, funnel: Funnel, choices: Choices
+) -> None:
+    """Make the data set folder `out` of rows with FIELDS that have been found (places.py) `where` they come from."""
+    rows = _select(rows, choices.views, where, funnel)
+    source |= {
+        "size": choices.size,
+        "views": choices.views,
+        "text_policy": choices.text_policy,
+        "keep": sorted(choices.keep),
+        "splits": "the table's" if _gives_splits(rows) else "by patient, ids in one spelling",
+    }
+    folder.start(out, source, may_change=MAY_CHANGE[:1] if choices.append else MAY_CHANGE)
     with written.only_writer(out):
         earlier = _earlier(out)
-        older = _older(earlier, rows, out) if append else None
-        both = pd.concat([older, rows]) if append else rows
-        written.check_removal(out, earlier, both.pair_id, allowed=remove)
+        older = _older(earlier, rows, out) if choices.append else None
+        both = pd.concat([older, rows]) if choices.append else rows
+        written.check_removal(out, earlier, both.pair_id, allowed=choices.remove)
         written.record(out, earlier, rows.target)
-        rows = images.store_all(rows, out, size, processes, funnel)
-        rows = _join(rows, older, out, processes, funnel)
-        gone = written.check_removal(out, earlier, rows.pair_id, allowed=remove)
+        rows = images.store_all(rows, out, choices.size, choices.processes, funnel)
+        rows = _join(rows, older, out, choices.processes, funnel)
+        gone = written.check_removal(out, earlier, rows.pair_id, allowed=choices.remove)
         _note(rows, older, gone, funnel)
         folder.finish(
             out,
             rows,
             funnel=funnel.steps,
             quarantine=funnel.quarantine,
-            name=name,
-            licence=licence,
+            name=choices.name,
+            licence=choices.licence,
             synthetic=False,
-            text_policy=text_policy,
+            text_policy=choices.text_policy,
             source=source,
             notes=funnel.notes,
-            extra=[*folder.KEPT, *_kept_columns(keep, earlier if append else None)],
+            extra=[*folder.KEPT, *_kept_columns(choices.keep, earlier if choices.append else None)],
         )
         removed = written.remove_surplus(out, rows.image_path)
         if removed:
@@ -106,12 +124,18 @@ def read(
     text_policy: str,
     funnel: Funnel,
     encoding: str | None = None,
+    known_by: tuple[str, ...] = ("image", "patient_id"),
 ) -> pd.DataFrame:
-    """The table under our names, every value a string; rows that are none go to the funnel's quarantine."""
+    """The table under our names, every value a string; rows that are none go to the funnel's quarantine.
+
+    known_by: the fields that tell what a row is; the first of them is required.
+    """
+    check_keep(keep)
     names = _names(columns)
-    given = [names.get(field, field) for field in REQUIRED] + list(names.values()) + keep
+    given = [names.get(field, field) for field in known_by] + list(names.values()) + keep
+    may_lack = {*known_by[1:]} - {*names.values(), *keep}
     how = "export it again, or name its columns with --column FIELD=NAME"
-    table = read_table(path, given, how, funnel.quarantine, encoding)
+    table = read_table(path, given, how, funnel.quarantine, encoding, may_lack)
     if not any(names.get(field, field) in table for field in TEXTS):
         how = "name one with --column report=NAME"
         raise DataError(f"{path} has no column report, findings or impression: {how}")
@@ -127,11 +151,15 @@ def read(
     rows["study_id"] = rows.study_id.map(patients.normal_id)
     rows["labels"] = rows.labels.map(clean_labels)
     rows["view"] = rows["view"].map(view_name)
-    rows = _add_texts(rows, text_policy)
+    rows = add_texts(rows, text_policy)
+    return rows.assign(**{name: table[name] for name in keep})
+
+
+def check_keep(keep: list[str]) -> None:
+    """Raises DataError for a column to keep that would hide one of ours."""
     clash = set(keep) & {*folder.COLUMNS, *folder.KEPT}
     if clash:
         raise DataError(f"--keep {clash.pop()}: the manifest has a column of that name already")
-    return rows.assign(**{name: table[name] for name in keep})
 
 
 def _names(columns: list[str]) -> dict[str, str]:
@@ -148,7 +176,7 @@ def _names(columns: list[str]) -> dict[str, str]:
     return names
 
 
-def _add_texts(rows: pd.DataFrame, text_policy: str) -> pd.DataFrame:
+def add_texts(rows: pd.DataFrame, text_policy: str) -> pd.DataFrame:
     """The rows with clean texts: a report with headings is cut, one without stands as it is."""
     texts = []
     for report, *others in rows[list(TEXTS)].itertuples(index=False):
@@ -224,8 +252,8 @@ def _older(earlier: pd.DataFrame | None, rows: pd.DataFrame, out: Path) -> pd.Da
     other = again.notna().to_numpy() & (again.to_numpy() != rows.patient_id.to_numpy())
     if other.any():
         raise DataError(
-            f"{out} has {rows.source_path[other].iloc[0]} of another patient ({int(other.sum())} such): give "
-            "--images-root so that the paths of different images differ"
+            f"{out} has {rows.source_path[other].iloc[0]} of another patient ({int(other.sum())} such): an image is "
+            "known by its path (csv: give --images-root so that paths differ) or its SOPInstanceUID (dicom)"
         )
     older = earlier[~earlier.pair_id.isin(set(rows.pair_id))]
     origin = older.source_path if "source_path" in older else older.pair_id

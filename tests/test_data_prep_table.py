@@ -129,7 +129,11 @@ def test_other_names_own_split_sections_and_root(pictures):
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (lambda t: t.drop(columns="patient_id"), (), "lacks the column(s) patient_id"),
+        (
+            lambda t: t.drop(columns="patient_id"),
+            (),
+            "has no patient_id, and no image of it is DICOM",
+        ),
         (lambda t: t.drop(columns="report"), (), "has no column report, findings or impression"),
         (lambda t: t, ("--column", "report=text"), "lacks the column(s) text"),
         (lambda t: t, ("--column", "picture=image"), "not picture"),
