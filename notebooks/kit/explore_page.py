@@ -2,7 +2,7 @@
 
 Voilà serves it: visitors move inputs and see answers, and cannot run code. It listens on loopback, asks for the token
 of the address that it prints, loads nothing from the network, and writes no upload to a disk. Not here: the explorer
-itself (mcr_lib/widgets.py).
+itself (kit/widgets.py).
 """
 
 from __future__ import annotations

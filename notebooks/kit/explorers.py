@@ -1,6 +1,6 @@
 """What one plays with in a lesson: single words, masking, the gap, temperature.
 
-Each is an Explorer of mcr_lib/widgets.py. Not here: the retrieval explorer, which is of use beyond the lessons.
+Each is an Explorer of kit/widgets.py. Not here: the retrieval explorer, which is of use beyond the lessons.
 """
 
 from __future__ import annotations

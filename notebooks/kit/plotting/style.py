@@ -1,6 +1,6 @@
 """What all pictures share: size, colours, fonts, a figure that shows itself, images as they are looked at.
 
-Not here: any picture of its own; patches that light up (mcr_lib/markup.py).
+Not here: any picture of its own; patches that light up (kit/markup.py).
 """
 
 from __future__ import annotations
