@@ -86,6 +86,10 @@ def ask(
 ) -> list[Hit]:
     """The hits of one question. tell: called with each thing to know about the answer, such as a
     word without meaning. Raises QueryError, ImageError, UsageError."""
+    if how.other_patients and question.image is None:
+        raise UsageError(
+            "--other-patients needs an image: without one there is no patient to leave out"
+        )
     both = question.text is not None and question.image is not None
     weights = (1 - question.image_weight, question.image_weight) if both else (1.0, 1.0)
     parts, where = [], list(how.where)

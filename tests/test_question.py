@@ -185,6 +185,7 @@ def test_a_folder_of_images_with_one_that_is_none(asked, phantom, tmp_path, caps
         ([], "give --text, --image or both"),
         (["--text", "x", "--texts", "file"], "give --text, --image or both"),
         (["--text", "effusion", "--where", "colour=red"], "no column 'colour'"),
+        (["--text", "effusion", "--other-patients"], "--other-patients needs an image"),
         (["--text", "effusion", "--per", "ward"], "no column 'ward'"),
         (["--text", "effusion", "--out", "hits.doc"], "written as .csv"),
         (["--text", "effusion", "--among", "sounds"], "sounds"),

@@ -1,8 +1,8 @@
 """The retrieval explorer as a page of its own, on this machine only: `make explore RUN=… DATA=…`.
 
 Voilà serves it: visitors move inputs and see answers, and cannot run code. It listens on loopback, asks for the token
-of the address that it prints, loads nothing from the network, and writes no upload to a disk. Not here: the explorer
-itself (kit/widgets.py).
+of the address that it prints, loads nothing from the network, and keeps no upload (it is a temporary file while it is
+read). Not here: the explorer itself (kit/widgets.py).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ generator, damages some of it, reads it as the kit does, and compares what can b
 
 import random
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +24,7 @@ class Loss(Exception):
     """Something is missing or other than it was, without a word."""
 
 
-class Kind:
+class Kind(ABC):
     """One kind of input. A subclass has a name, a share of all cases, and `case`."""
 
     name = ""
@@ -33,9 +34,9 @@ class Kind:
         """folder: for this kind alone, empty; what all cases start from is made here."""
         self.folder = folder
 
+    @abstractmethod
     def case(self, rng: random.Random) -> bool:
         """Make and read one input; True: damaged or foreign enough that it was refused. Raises KitError or Loss."""
-        raise NotImplementedError
 
 
 def try_case(kind: Kind, seed: int) -> tuple[str, str]:

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import warnings
+from abc import abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,13 @@ class OneFile(Kind):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.text = self.write()
 
+    @abstractmethod
     def write(self) -> str:
         """What the file says when it is whole."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self) -> None:
         """As the kit reads it."""
-        raise NotImplementedError
 
     def case(self, rng):
         self.path.write_bytes(damage_text(rng, self.text))

@@ -6,6 +6,7 @@ A valid one must give the drawing: upright, and as like the original as its form
 import io
 import random
 import warnings
+from abc import abstractmethod
 
 import numpy as np
 import pydicom
@@ -46,8 +47,9 @@ class Pictures(Kind):
     suffix = ""
     alike = 0.95  # correlation of a valid picture with its drawing, at least
 
+    @abstractmethod
     def make(self, rng: random.Random, shown: np.ndarray) -> bytes:
-        raise NotImplementedError
+        """A valid file that shows the drawing."""
 
     def case(self, rng: random.Random) -> bool:
         shown, path = drawing(rng), self.folder / f"x{self.suffix}"
