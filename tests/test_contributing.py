@@ -69,24 +69,17 @@ def run(kit: Path, *command) -> str:
 FEW = ["--profile", "smoke", "--device", "cpu", "--set", "steps=2", "--set", "batch_size=8"]
 
 
+def train_few(kit: Path, data: Path, folder: Path, *settings: str) -> None:
+    more = [word for setting in settings for word in ("--set", setting)]
+    run(kit, "-m", "mcr_lib", "train", "--data", data, "--run", folder, *FEW, *more)
+
+
 def test_a_pooling(kit, phantom):
     (change,) = blocks("A pooling", "diff")
     make_change(kit, change)
     train, study = blocks("A pooling", "bash")[0].splitlines()
     assert "--set pooling=lse" in train and "--arm lse=pooling=lse" in study
-    run(
-        kit,
-        "-m",
-        "mcr_lib",
-        "train",
-        "--data",
-        phantom,
-        "--run",
-        kit / "run",
-        *FEW,
-        "--set",
-        "pooling=lse",
-    )
+    train_few(kit, phantom, kit / "run", "pooling=lse")
     found = run(
         kit,
         "-m",
@@ -120,23 +113,7 @@ def test_a_loss(kit, phantom):
     logs = []
     for parts in (1, 2):
         folder = kit / f"run{parts}"
-        run(
-            kit,
-            "-m",
-            "mcr_lib",
-            "train",
-            "--data",
-            phantom,
-            "--run",
-            folder,
-            *FEW,
-            "--set",
-            "log_every=1",
-            "--set",
-            f"accumulation={parts}",
-            "--set",
-            "precision=fp32",
-        )
+        train_few(kit, phantom, folder, "log_every=1", f"accumulation={parts}", "precision=fp32")
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         logs.append([json.loads(line)["distance_loss"] for line in lines])
     assert 0 < logs[0][0] < 4
