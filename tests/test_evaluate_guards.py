@@ -378,6 +378,7 @@ def test_nothing_that_is_kept_or_said_names_user_host_home_or_a_report(
         settings={"steps": 2},
         device=CPU,
         scored=2,
+        cost_repeats=2,
     )
     errors = [call(capsys, *train), call(capsys, "evaluate", "--run", home / "nowhere")]
     assert [status for status, _, _ in printed + errors] == [0, 0, 2, 2]
