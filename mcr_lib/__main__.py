@@ -69,24 +69,19 @@ def train(
     from .engine import distributed
     from .run import train_run
 
-    def make_config():
-        changed = parse_settings(settings)
-        return (
-            resolve_from(start_from, profile, changed) if start_from else resolve(profile, changed)
-        )
+    def prepare():
+        changed, place = parse_settings(settings), distributed.pick_device(device)
+        if start_from is None:
+            return resolve(profile, changed), place
+        return resolve_from(start_from, profile, changed), place
 
     command = command_line("mcr_lib")
     with distributed.process_group():
-        config, place = distributed.run_everywhere(
-            lambda: (make_config(), distributed.pick_device(device))
-        )
+        config, place = distributed.run_everywhere(prepare)
         trainer = train_run(data, run, config, resume=resume, device=place, command=command)
-        distributed.print_once(
-            without_home(
-                f"{run}: {trainer.step} steps in {trainer.seconds:.0f} s; "
-                f"next: python -m mcr_lib evaluate --run {run} --data {data}"
-            )
-        )
+        done = f"{run}: {trainer.step} steps in {trainer.seconds:.0f} s"
+        following = f"python -m mcr_lib evaluate --run {run} --data {data}"
+        distributed.print_once(without_home(f"{done}; next: {following}"))
 
 
 @app.command()
@@ -105,6 +100,7 @@ def evaluate(
     texts and patients (N), and labels (N, 'a|b') for label-match. `embed` writes such a file."""
     from data_prep.run_files import find_training_data
 
+    from .encoder import render_text
     from .engine import distributed
     from .evaluate import evaluate_embeddings, evaluate_run
 
@@ -113,14 +109,14 @@ def evaluate(
     if embeddings is not None:
         if data or masked or best:
             raise UsageError("--data, --masked and --best need --run")
-        print(metrics_text(evaluate_embeddings(embeddings, protocol)))
+        say(render_text("metrics.txt", result=evaluate_embeddings(embeddings, protocol)))
         return
     how = {"split": split, "protocol": protocol, "masked": masked, "best": best}
     with distributed.process_group():
         place = distributed.run_everywhere(lambda: distributed.pick_device(device))
         data = data or distributed.run_on_main(lambda: find_training_data(run))
         result = evaluate_run(run, data, device=place, command=command_line("mcr_lib"), **how)
-        distributed.print_once(metrics_text(result))
+        distributed.print_once(render_text("metrics.txt", result=result))
 
 
 @app.command()
@@ -143,7 +139,7 @@ def search(
     device: Device = "auto",
 ):
     """Find images for a sentence, reports for an image; for both, or many, with conditions."""
-    from data_prep.tables_out import check_name, write_table
+    from data_prep.tables_out import check_name
 
     from .engine.distributed import pick_device
     from .question import Question, Searching, as_row, ask, ask_many, check_question, read_questions
@@ -167,27 +163,22 @@ def search(
         rows = ask_many(model, tokenizer, index, many, how)
     for note in notes:
         notice(note)
+    give(rows, out, as_json)
+
+
+def give(rows: list[dict], out: Path | None, as_json: bool) -> None:
+    """Write the hits as a table, or print them as JSON or for reading."""
+    from data_prep.tables_out import write_table
+
+    from .encoder import render_text
+
     if out is not None:
         write_table(out, pd.DataFrame(rows))
         say(f"{out}: {len(rows)} rows")
     elif as_json:
         print(json.dumps(rows, indent=1))
     else:
-        print_hits(rows)
-
-
-def print_hits(rows: list[dict]) -> None:
-    """Two lines per hit: rank, score, image, labels; the report."""
-    for row in rows:
-        if "asked" in row and row.get("rank", 1) == 1:
-            say(f"\n{row['asked']}")
-        if "rank" not in row:
-            say(f"  –  {row['notes'][0]}")
-            continue
-        report = " ".join(row["report"].split())
-        same = "" if row["same_as"] is None else f"  nearly the picture of {row['same_as']}"
-        say(f"{row['rank']:3d}  {row['score']:.3f}  {row['image_path']}  [{row['labels']}]{same}")
-        say(f"           {report if len(report) <= 160 else report[:157] + '…'}")
+        say(render_text("hits.txt", rows=rows).lstrip("\n"))
 
 
 @app.command()
@@ -219,20 +210,6 @@ def versions():
     """Name, version, day of installation and licence of every library used."""
     for name, version, installed, licence in libraries():
         print(f"{name:16s} {version:12s} {installed or '–':12s} {licence}")
-
-
-def metrics_text(result: dict) -> str:
-    """One line per measure: value, interval, chance."""
-    sizes = ", ".join(f"{name} {count}" for name, count in result["gallery"].items())
-    lines = [f"protocol {result['protocol']}; {sizes}; ties: {result['tie_rule']}"]
-    lines += [f"NOTE: {note}" for note in result["notes"]]
-    lines.append(f"{'':34s}{'value':>9s}   {'95 % interval':>17s}   {'chance':>8s}")
-    for key in (key for key, value in result.items() if isinstance(value, float)):
-        chance, ends = result["chance"].get(key), result["interval"].get(key)
-        shown = "" if chance is None else f"{chance:8.2f}"
-        between = "{:8.2f} … {:6.2f}".format(*ends) if ends else f"{'none':>17s}"
-        lines.append(f"{key:34s}{result[key]:9.2f}   {between}   {shown}")
-    return "\n".join(lines)
 
 
 def main() -> int:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from data_prep.alike import first_alike
 from data_prep.commands import UsageError
 from data_prep.errors import KitError
-from data_prep.images import letterbox, read_gray
+from data_prep.images import read_gray
 from data_prep.machine import progress
 
 from .features import check_query, encode_pictures, encode_texts
@@ -23,7 +23,6 @@ from .model import MCR
 
 WITHOUT = -0.5  # weight of what hits should not be like, beside 1 for what they should
 SAME_IMAGE = 1 - 1e-5  # cosine above which two images are one
-THUMBNAIL, SAME_PICTURE = 32, 0.995  # pixels; correlation of two thumbnails that are nearly one
 SAMPLE = 20_000  # gallery vectors from which the spread of a score is taken
 
 
@@ -121,16 +120,9 @@ def _not_of_its_patient(index: Index, image: Tensor, tell: Callable[[str], None]
 
 def name_duplicates(hits: list[Hit]) -> list[Hit]:
     """The hits, each with the rank of the first one whose picture is nearly the same, if there is."""
-    thumbnails, named = [], []
-    for hit in hits:
-        small = (
-            letterbox(read_gray(Path(hit.image_path), THUMBNAIL), THUMBNAIL).ravel().astype(float)
-        )
-        thumbnails.append((small - small.mean()) / max(small.std(), 1e-6))
-        alike = np.array(thumbnails[:-1]) @ thumbnails[-1] / len(small) if named else np.zeros(0)
-        first = next((i for i, value in enumerate(alike) if value > SAME_PICTURE), None)
-        named.append(hit if first is None else replace(hit, same_as=hits[first].rank))
-    return named
+    firsts = first_alike(hit.image_path for hit in hits)
+    same_as = [None if first is None else hits[first].rank for first in firsts]
+    return [replace(hit, same_as=rank) for hit, rank in zip(hits, same_as, strict=True)]
 
 
 def ask_many(

@@ -19,6 +19,7 @@ from data_prep.commands import run_app
 from mcr_lib import ranking
 from mcr_lib.__main__ import app
 from mcr_lib.config import resolve
+from mcr_lib.encoder import render_text
 from mcr_lib.features import encode_pictures, encode_texts
 from mcr_lib.question import Question, Searching, ask, combine, name_duplicates
 from mcr_lib.run import load_run, train_run
@@ -177,6 +178,23 @@ def test_a_folder_of_images_with_one_that_is_none(asked, phantom, tmp_path, caps
     rows = json.loads(stdout)
     assert status == 0 and [row.get("rank") for row in rows] == [1, 2, 1, 2, None]
     assert "zz.png" in rows[-1]["notes"][0]
+
+
+def test_hits_are_printed_two_lines_each_and_what_has_no_answer_says_why():
+    one = {"rank": 1, "score": 0.98765, "image_path": "a.png", "labels": "a|b", "same_as": None}
+    two = one | {"rank": 2, "score": -0.1, "report": "so " * 99, "same_as": 1}
+    one["report"] = "x  <y>\n & z"
+    unanswered = {"asked": "☃", "notes": ["unknown"]}
+    rows = [{"asked": "q"} | one, {"asked": "q"} | two, unanswered]
+    assert [line for line in render_text("hits.txt", rows=rows).splitlines() if line] == [
+        "q",
+        "  1  0.988  a.png  [a|b]",
+        "           x <y> & z",
+        "  2  -0.100  a.png  [a|b]  nearly the picture of 1",
+        "           " + "so " * 53 + "…",
+        "☃",
+        "  –  unknown",
+    ]
 
 
 @pytest.mark.parametrize(
