@@ -5,13 +5,14 @@ DATA    ?=
 OUT     ?= runs/$(PROFILE)
 RUN     ?=
 DEVICE  ?= auto
+LAB_FLAGS ?=
 BIN     := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help env reproduce test lab explore notebooks study benchmark fuzz lint clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
-	@echo "variables: PROFILE=smoke|demo|base  DATA=folder  RUN=folder  OUT=folder  PYTHON=python3.12"
+	@echo "variables: PROFILE=smoke|demo|base  DATA=folder  RUN=folder  OUT=folder  LAB_FLAGS=…  PYTHON=python3.12"
 
 env: .venv/.complete  ## make .venv from requirements.txt (about 6 GB: torch brings CUDA; it runs on CPUs too)
 .venv/.complete: requirements.txt
@@ -28,8 +29,8 @@ reproduce: env  ## data, all notebooks in order, and runs/<profile>/index.html w
 test: lint  ## all tests
 	$(BIN)/python -m pytest
 
-lab: env notebooks  ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir notebooks
+lab: env  ## JupyterLab on your own copies of the notebooks, in runs/lab; remotely: LAB_FLAGS="--no-browser --ip=0.0.0.0"
+	$(BIN)/python -m kit.lab $(LAB_FLAGS)
 
 explore: env  ## the retrieval explorer as a page of its own, on this machine only: RUN=folder DATA=folder
 	@test -n "$(RUN)" -a -n "$(DATA)" || { echo "make explore RUN=folder DATA=folder: RUN or DATA is missing" >&2; exit 2; }

@@ -19,6 +19,8 @@ import pytest
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
+from kit import lab as kit_lab
+
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 CHROMIUM = next(
     (
@@ -38,9 +40,8 @@ ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
-SETTINGS = {  # no look into the network, and cells are drawn also where they are not in view
-    "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
-    "notebook-extension/tracker": '{"windowingMode": "none"}',
+SETTINGS = {  # cells are drawn also where they are not in view
+    "notebook-extension/tracker": '{"windowingMode": "none"}'
 }
 
 
@@ -59,10 +60,9 @@ def out(tmp_path_factory, phantom, smoke_run):
 
 @pytest.fixture(scope="module")
 def lab(out):
-    """The address of a JupyterLab on a copy of the notebook that writes to `out`; beside it stands only the kit."""
+    """The address of a JupyterLab as `make lab` starts it, elsewhere; the last of its copies writes to `out`."""
     workspace = out.parent / "workspace"
-    workspace.mkdir()
-    (workspace / "kit").symlink_to(NOTEBOOKS.resolve() / "kit")
+    kit_lab.lay_out(workspace)
     notebook = load_notebook_node(str(NOTEBOOKS / "06_explore.ipynb"))
     nbformat.write(
         parameterize_notebook(notebook, {"profile": "smoke", "out": str(out), "device": "cpu"}),
@@ -86,14 +86,12 @@ def lab(out):
     command = [
         sys.executable,
         "-m",
-        "jupyter",
-        "lab",
+        "jupyterlab",
+        *kit_lab.arguments(workspace),
         "--no-browser",
-        "--allow-root",
         f"--ServerApp.port={port}",
         "--ServerApp.port_retries=0",
         "--IdentityProvider.token=",
-        f"--ServerApp.root_dir={workspace}",
     ]
     log = (out.parent / "lab.log").open("w")
     server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -139,6 +137,15 @@ def watched(browser, **settings):
     )
     page.on("pageerror", lambda error: errors.append(str(error)))
     return page, errors
+
+
+def test_the_lab_opens_the_first_lesson_and_asks_nothing(lab, browser):
+    page, errors = watched(browser)
+    page.goto(lab)
+    page.get_by_role("heading", name="00 · Start here").wait_for()
+    page.get_by_text(re.compile("Python 3.*Idle")).wait_for()
+    assert page.get_by_text("official Jupyter news").count() == 0 and errors == []
+    page.close()
 
 
 def test_the_explorer_in_jupyterlab(lab, browser, out):

@@ -2,9 +2,11 @@
 
 The .py text (cells start with `# %%`) is what one edits and reviews; the .ipynb holds the same cells, no outputs and
 only the metadata a reader's Jupyter needs, so that it is byte-identical whenever and wherever it is derived.
-Cells tagged `solution` are folded. Not here: running them (papermill does), what their text must keep (tests).
+Cells tagged `solution` are folded. A notebook that holds somebody's outputs or own cells is not overwritten.
+Not here: running them (papermill does), what their text must keep (tests), the reader's copies (kit/lab.py).
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -40,6 +42,16 @@ def pairs() -> dict[Path, Path]:
     }
 
 
+def holds_work(target: Path) -> bool:
+    """Whether a notebook holds outputs, or cells that no text form has given it."""
+    try:
+        cells = nbformat.read(target, as_version=4).cells
+    except (ValueError, nbformat.ValidationError):
+        return True  # half-written or merged by hand: a person must look
+    own_id = re.compile(rf"{target.stem[:2]}-\d\d")
+    return any(cell.get("outputs") or not own_id.fullmatch(cell.get("id", "")) for cell in cells)
+
+
 def main(check: bool) -> int:
     """Write every notebook that differs from its text, or with `check` only name them; the exit status."""
     stale = [
@@ -47,6 +59,11 @@ def main(check: bool) -> int:
         for source, target in pairs().items()
         if not target.exists() or target.read_text(encoding="utf-8") != derive(source)
     ]
+    taken = [target.name for _, target in stale if target.exists() and holds_work(target)]
+    if taken and not check:
+        advice = "move it to runs/lab, then derive again"
+        print(f"notebooks/{taken[0]} holds outputs or cells of yours: {advice}", file=sys.stderr)
+        return 2
     for source, target in stale:
         print(f"{target.name} differs from src/{source.name}" if check else f"wrote {target.name}")
         if not check:
