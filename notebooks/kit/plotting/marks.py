@@ -48,8 +48,9 @@ def draw_pairs(ax: Axes, values: Tensor, limit: float, **colorbar) -> None:
 def draw_box(ax: Axes, x0, y0, x1, y1, name: str = "", colour: str = OKABE_ITO["yellow"]) -> None:
     """A named box on a picture, in the units of its axes."""
     ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.8))
-    label = dict(facecolor=colour, edgecolor="none", pad=1.2, alpha=0.9)
-    ax.text(x0, y0, plain(name), fontsize=8, color="black", va="bottom", bbox=label)
+    if name:
+        label = dict(facecolor=colour, edgecolor="none", pad=1.2, alpha=0.9)
+        ax.text(x0, y0, plain(name), fontsize=8, color="black", va="bottom", bbox=label)
 
 
 def draw_arrow(ax: Axes, x0: float, y0: float, x1: float, y1: float) -> None:

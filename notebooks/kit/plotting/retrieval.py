@@ -1,4 +1,4 @@
-"""Retrieval: recall, its interval and chance, the size of the gallery, what was found (notebook 04).
+"""Retrieval: recall, its interval and chance, the size of the gallery, what was found (notebooks 00 and 04).
 
 Not here: how recall is measured (mcr_lib/retrieval.py).
 """
@@ -13,8 +13,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from .marks import set_log_ticks
-from .style import COLOURS, OKABE_ITO, Picture, bare, new_picture, plain, show_image
+from .marks import draw_box, set_log_ticks
+from .style import COLOURS, OKABE_ITO, WIDTH, Picture, bare, new_picture, plain, show_image
 
 DOTTED = (0, (1, 1.5))  # line style of chance where lines of data are broken, too
 KINDS = {  # of a report that was found: colour, sign and words
@@ -118,6 +118,30 @@ def gallery_sizes(sizes, curves: dict, own: int) -> Picture:
     ax.set(xlabel="reports in the gallery", ylabel="own report on top (%)")
     set_log_ticks(ax, own)
     ax.legend(loc="best")
+    return picture
+
+
+def films(sentence: str, found: list[dict]) -> Picture:
+    """A sentence above the films it finds, the best at the left, each with its report below.
+
+    found: lit (S, S, 3) uint8, score, report, and frames (n, 4), where the finding is, as fractions.
+    """
+    n = len(found)
+    scores = ", ".join(f"{film['score']:.2f}" for film in found)
+    alt = f"The {n} films found for “{sentence}”, with the patches lit that speak for it; scores {scores}"
+    side, lines = WIDTH / n, 5
+    picture, axes = new_picture(side + 1.5, 2, n, height_ratios=[side, 0.17 * lines], alt=alt)
+    picture.suptitle(plain(f"“{sentence}”"), fontsize=14, fontweight="bold", x=0.005, ha="left")
+    for rank, (film, (ax, below)) in enumerate(zip(found, axes.T, strict=True), start=1):
+        ax.imshow(film["lit"])
+        bare(ax)
+        ax.set_title(f"{rank}.   score {film['score']:.2f}", fontsize=10, fontweight="normal")
+        for corners in np.asarray(film["frames"]) * len(film["lit"]):
+            draw_box(ax, *corners, colour=OKABE_ITO["sky"])
+        bare(below)
+        text = textwrap.wrap(film["report"], 138 // n, max_lines=lines, placeholder=" …")
+        place = dict(va="top", transform=below.transAxes, in_layout=False)
+        below.text(0, 1, plain("\n".join(text)), fontsize=9, **place)
     return picture
 
 
