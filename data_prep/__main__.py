@@ -54,12 +54,16 @@ def phantom(
         Literal["all", "one-small-lesion"],
         typer.Option(help="All kinds, or a nodule that one or two patches see."),
     ] = "all",
+    difficulty: Annotated[
+        Literal["easy", "hard"],
+        typer.Option(help="hard: a linear model finds little in it; for studies, not lessons."),
+    ] = "easy",
     processes: Processes = None,
 ) -> None:
     """Generate the synthetic default data set."""
     from .phantom import write
 
-    write(out, studies, seed, processes, findings)
+    write(out, studies, seed, processes, findings, difficulty)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.study.phrases import find_mentions
 from data_prep import phantom
-from data_prep.phantom import body, case, report
+from data_prep.phantom import body, case, hard, report
 
 ZONE_WORDS = {"upper": "upper", "middle": "mid|lingula", "lower": "lower|base"}
 GOLDEN = {  # (seed, index): SHA-256 of pixels and text
@@ -22,6 +22,9 @@ GOLDEN = {  # (seed, index): SHA-256 of pixels and text
     (1, 3): "c0951b4d41fa78f3",
     (1099511627776, 1999): "8aeca10841955a89",
 }
+
+
+GOLDEN_HARD = {(0, 0): "7e0e951cad70c59c", (1, 3): "71636a7e5a92a12a", (0, 41): "617fdaa47de807e4"}
 
 
 def study_hash(study: phantom.PhantomStudy) -> str:
@@ -87,8 +90,72 @@ def test_running_again_keeps_what_is_there_and_repairs_what_is_not(written):
 @pytest.mark.parametrize("seed, index", GOLDEN)
 def test_golden_studies(seed, index):
     assert study_hash(phantom.make_study(seed, index)) == GOLDEN[seed, index], (
-        "raise GENERATOR_VERSION if meant"
+        "raise its version in GENERATOR_VERSIONS if meant"
     )
+
+
+@pytest.mark.parametrize("seed, index", GOLDEN_HARD)
+def test_golden_hard_studies(seed, index):
+    study = phantom.make_study(seed, index, difficulty="hard")
+    assert study_hash(study) == GOLDEN_HARD[seed, index], (
+        "raise its version in GENERATOR_VERSIONS if meant"
+    )
+
+
+def hard_study(seed, index, findings=None):
+    found = case.make_findings(seed, index, case.HARD)
+    body = hard.hard_body(seed, index, found)
+    drawn = found if findings is None else findings
+    return found, body, *phantom.draw_findings(seed, index, drawn, body)
+
+
+def test_hard_findings_are_in_the_picture_in_their_boxes_and_on_their_side():
+    several = 0
+    for index in range(40):
+        found, body, pixels, boxes = hard_study(5, index)
+        assert [box.label for box in boxes] == [finding.label for finding in found]
+        several += len({finding.label for finding in found}) < len(found)
+        _, _, bare, _ = hard_study(5, index, [])
+        difference = np.abs(pixels.astype(int) - bare) > 12
+        outside = difference.copy()
+        height, width = pixels.shape
+        for box in boxes:
+            rows = slice(round(box.y0 * height), round(box.y1 * height))
+            columns = slice(round(box.x0 * width), round(box.x1 * width))
+            assert min(rows.stop - rows.start, columns.stop - columns.start) >= 3, box
+            assert np.count_nonzero(difference[rows, columns]) >= 10, box
+            outside[rows, columns] = False
+            middle = (box.x0 + box.x1) / 2 * width - body.centre_x
+            middle += body.turn * ((box.y0 + box.y1) / 2 * height - body.top_y)
+            if box.side in ("left", "right") and box.label not in case.CHEST_WALL:
+                assert (middle > 0) == (box.side == "left"), (index, box)
+        assert np.count_nonzero(outside) <= 0.01 * outside.size, index
+    assert several >= 8
+
+
+def test_the_hard_phantom_varies_in_what_the_easy_one_holds_still():
+    bodies = []
+    for index in range(60):
+        bodies.append(hard.hard_body(5, index, case.make_findings(5, index, case.HARD)))
+    easy = [body.body_of(5, index) for index in range(60)]
+    for name in ("centre_x", "half_width", "exposure", "turn"):
+        assert np.std([getattr(b, name) for b in bodies]) > 1.3 * np.std(
+            [getattr(b, name) for b in easy]
+        ), name
+    seen = {name.rpartition("_")[0] for b in bodies for name in b.incidental}
+    assert {"nipple", "skin_fold", "rib_crossing", "external"} <= seen
+
+
+def test_hard_is_written_resumed_and_named(tmp_path):
+    for _ in range(2):
+        phantom.write(tmp_path, studies=3, seed=5, processes=1, difficulty="hard")
+    about = json.loads((tmp_path / "dataset.json").read_text())
+    assert about["name"] == "phantom, hard" and about["source"]["difficulty"] == "hard"
+    assert about["source"]["generator_version"] == 3
+    study = phantom.make_study(5, 2, difficulty="hard")
+    assert (tmp_path / "images" / "ph000002.png").read_bytes() == phantom.png_bytes(study.pixels)
+    row = pd.read_parquet(tmp_path / "manifest.parquet").iloc[2]
+    assert row["findings"] == study.findings and row["labels"] == "|".join(study.labels)
 
 
 def test_png_is_read_back_as_the_same_pixels():

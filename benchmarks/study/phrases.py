@@ -31,7 +31,8 @@ PHRASES = {  # finding → what it is called; the first that fits claims the wor
     r"(?: silhouette)?|(?:heart|cardiac|cardiomediastinal)(?: (?!normal\b|not\b)\w+){0,5} enlarged|"
     r"borderline (?:heart|cardiac)(?: size)?",
     "atelectasis": r"atelecta\w+|(?:linear|platelike|plate-like|bandlike|streaky|subsegmental|discoid) opacit(?:y|ies)",
-    "nodule": r"(?:(?:pulmonary|lung|solitary|suspicious|noncalcified) )*(?:nodules?|nodular (?:opacit\w+|densit\w+))",
+    "nodule": r"(?:(?:pulmonary|lung|solitary|suspicious|noncalcified) )*(?:nodules?|nodular (?:opacit\w+|densit\w+))|"
+    r"coin lesions?",
     "mass": r"(?:(?:pulmonary|lung|rounded|lobulated|suspicious) )*mass(?:es|-?like opacity)?\b(?! effect)",
     "consolidation": rf"(?:{_AIR} )*(?:consolidations?|infiltrates?|pneumonia|airspace (?:disease|opacit\w+)|"
     r"air space (?:disease|opacit\w+))",
@@ -66,7 +67,7 @@ _DENIES = re.compile(
     r"neither|nor)\b"
 )
 _DENIES_BACK = re.compile(
-    r"^\W*(?:\w+ ){0,2}(?:(?:is|are|was|were|has|have)(?: been)? (?:not\b|absent|resolved|excluded|ruled out|no longer|"
+    r"^\W*(?:\w+ ){0,3}(?:(?:is|are|was|were|has|have)(?: been)? (?:not\b|absent|resolved|excluded|ruled out|no longer|"
     r"unlikely|unremarkable)|not (?:seen|identified|visualized|present|evident)|resolved|absent|ruled out)"
 )
 _SEEMS = re.compile(

@@ -214,6 +214,8 @@ def expose(canvas: Canvas, draw: Draw) -> np.ndarray:
     body, noise = canvas.body, draw.grid(canvas.body.height, WIDTH)
     dense = np.maximum(canvas.attenuation + canvas.marks * canvas.lung, 0.015)
     dense = dense * (body.exposure * (1.0 - 0.13 * body.fat))
+    if body.heel != (0.0, 0.0):
+        dense = dense * (1.0 + body.heel[0] * canvas.u + body.heel[1] * (canvas.v - 0.5))
     gray = dense / (dense + body.film) * (232.0 * (1.0 + body.film))
     gray = np.minimum(gray, 252.0) + noise * body.noise
     x, y = int(WIDTH * draw.uniform(0.90, 0.95)), int(10 + 14 * draw.uniform())

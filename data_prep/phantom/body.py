@@ -7,6 +7,7 @@ diaphragm. Not here: what is drawn (anatomy.py, findings.py).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -61,6 +62,12 @@ class Body:
     exposure: float
     film: float
     noise: float
+    # how the hard phantom differs (hard.py); the easy one has these
+    turn: float = 0.0  # slope of the whole body in the picture
+    heel: tuple[float, float] = (0.0, 0.0)  # exposure's change per u and per v
+    spread: float = 0.0  # in u and v, how much further from its usual place a finding may lie
+    lesion: float = 1.0  # factor on the size of a consolidation
+    granule: float = 1.0  # factor on the size of a granuloma
 
 
 @dataclass(frozen=True)
@@ -132,15 +139,23 @@ class Canvas:
     """A radiograph while it is drawn.
 
     `attenuation` (H, W) is what the rays meet; `marks` (H, W) holds the vessels, seen only where `lung` (H, W, 0..1)
-    has air; `u` (H, W) and `v` (H, 1) are body coordinates of the pixels. All float32.
+    has air; `u` (H, W) and `v` (H, 1; H, W in a turned picture) are body coordinates of the pixels. All float32.
     """
 
     def __init__(self, body: Body, draw: Draw):
         self.body, self.draw = body, draw
         rows = np.arange(body.height, dtype=np.float32)[:, None]
         columns = np.arange(WIDTH, dtype=np.float32)[None, :]
-        self.v = (rows - body.top_y) / body.lung_height
-        self.u = (columns - body.centre_x) / body.half_width - (self.v - 0.5) * body.tilt
+        down, across = rows - body.top_y, columns - body.centre_x
+        self.cos = 1.0 / math.sqrt(1.0 + body.turn * body.turn)
+        self.sin = body.turn * self.cos
+        if body.turn:
+            down, across = (
+                down * self.cos - across * self.sin,
+                across * self.cos + down * self.sin,
+            )
+        self.v = down / body.lung_height
+        self.u = across / body.half_width - (self.v - 0.5) * body.tilt
         self.p = np.abs(self.u)
         self.attenuation = np.zeros((body.height, WIDTH), np.float32)
         self.marks = np.zeros_like(self.attenuation)
@@ -156,9 +171,9 @@ class Canvas:
     def xy(self, u: float, v: float) -> tuple[float, float]:
         """Pixel position of a body position."""
         body = self.body
-        return body.centre_x + body.half_width * (
-            u + (v - 0.5) * body.tilt
-        ), body.top_y + body.lung_height * v
+        across, down = body.half_width * (u + (v - 0.5) * body.tilt), body.lung_height * v
+        x = body.centre_x + (across * self.cos - down * self.sin)
+        return x, body.top_y + (down * self.cos + across * self.sin)
 
     def side(self, sign: float) -> np.ndarray:
         """1 on one side of the body (+1 the patient's left), 0 on the other."""

@@ -14,7 +14,7 @@ CHRONIC_COUNT = {0: 0.20, 1: 0.40, 2: 0.40}  # findings that stay with the patie
 ACUTE_COUNT = {0: 0.25, 1: 0.38, 2: 0.37}  # of one study; 0.20 * 0.25 = share of normal studies
 STUDIES_OF_PATIENTS = {(1, 1, 1, 1): 0.35, (2, 1, 1): 0.35, (1, 3): 0.20, (2, 2): 0.10}  # of four
 # Streams of random numbers: what is drawn from one never changes what is drawn from another.
-GROUPING, SPLIT, PATIENT, STUDY, TEXTURE, REPORT, DETAIL = range(7)
+GROUPING, SPLIT, PATIENT, STUDY, TEXTURE, REPORT, DETAIL, POSE = range(8)
 
 
 class Draw:
@@ -113,6 +113,45 @@ KINDS = {  # in the order in which they are drawn: what moves borders first, met
     "port": Kind(True, 1.0, sides=ONE_SIDE),
     "pacemaker": Kind(True, 2.5, sides=ONE_SIDE, sizes=("single-lead", "dual-lead")),
 }
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How many findings a study has, and how often each label is one of them."""
+
+    chronic: dict[int, float]
+    acute: dict[int, float]
+    weights: dict[str, float]
+    repeated: tuple[str, ...] = ()  # may be there more than once, at different places
+    most: int = 1  # of one label
+
+
+EASY = Mix(CHRONIC_COUNT, ACUTE_COUNT, {label: kind.weight for label, kind in KINDS.items()})
+HARD = Mix(
+    chronic={0: 0.36, 1: 0.46, 2: 0.18},
+    acute={0: 0.15, 1: 0.33, 2: 0.32, 3: 0.20},
+    weights={
+        "cardiomegaly": 0.8,
+        "emphysema": 0.3,
+        "fibrosis": 0.25,
+        "edema": 0.3,
+        "consolidation": 4.0,
+        "atelectasis": 0.7,
+        "mass": 1.5,
+        "nodule": 5.0,
+        "calcified_granuloma": 4.0,
+        "pleural_effusion": 1.0,
+        "pneumothorax": 0.6,
+        "sternotomy_wires": 0.25,
+        "endotracheal_tube": 0.2,
+        "enteric_tube": 0.2,
+        "central_line": 0.25,
+        "port": 0.3,
+        "pacemaker": 0.3,
+    },
+    repeated=("consolidation", "mass", "nodule", "calcified_granuloma"),
+    most=3,
+)
 BASAL = ("pleural_effusion",)  # hides the lower zone of its side
 AIR = ("emphysema", "edema", "fibrosis")  # change both lungs as a whole
 CHEST_WALL = ("pacemaker", "port", "central_line")
@@ -149,14 +188,17 @@ def _draw_finding(draw: Draw, label: str) -> Finding:
     return Finding(label, side, zone, size, severity, amount)
 
 
-def _fits(new: Finding, others: list[Finding]) -> bool:
+def _fits(new: Finding, others: list[Finding], mix: Mix) -> bool:
     """Whether a finding can be seen beside the others."""
+    alike = [old for old in others if old.label == new.label]
+    if len(alike) >= (mix.most if new.label in mix.repeated else 1):
+        return False
     return not any(_exclude(new, old) for old in others)
 
 
 def _exclude(a: Finding, b: Finding) -> bool:
     """Whether two findings cannot be told apart in one picture."""
-    if a.label == b.label or (a.label in AIR and b.label in AIR):
+    if a.label in AIR and b.label in AIR:
         return True
     if a.side != b.side and "bilateral" not in (a.side, b.side):
         return False
@@ -173,23 +215,23 @@ def _hides(finding: Finding, other: Finding) -> bool:
     return finding.label == "pneumothorax" and other.label in ("pleural_effusion", "mass")
 
 
-def _choose(draw: Draw, chronic: bool, chosen: list[Finding]) -> list[Finding]:
-    weights = {label: kind.weight for label, kind in KINDS.items() if kind.chronic == chronic}
-    wanted = len(chosen) + draw.weighted(CHRONIC_COUNT if chronic else ACUTE_COUNT)
+def _choose(draw: Draw, chronic: bool, chosen: list[Finding], mix: Mix) -> list[Finding]:
+    weights = {name: mix.weights[name] for name, kind in KINDS.items() if kind.chronic == chronic}
+    wanted = len(chosen) + draw.weighted(mix.chronic if chronic else mix.acute)
     for _ in range(30):
         if len(chosen) == wanted:
             break
         new = _draw_finding(draw, draw.weighted(weights))
-        if _fits(new, chosen):
+        if _fits(new, chosen, mix):
             chosen = [*chosen, new]
     return chosen
 
 
-def make_findings(seed: int, index: int) -> list[Finding]:
+def make_findings(seed: int, index: int, mix: Mix = EASY) -> list[Finding]:
     """The findings of a study in drawing order: those of the patient, then those of the day."""
     patient, _ = patient_of(seed, index)
-    chosen = _choose(Draw(seed, DETAIL, 2 * patient), True, [])
-    chosen = _choose(Draw(seed, DETAIL, 2 * index + 1), False, chosen)
+    chosen = _choose(Draw(seed, DETAIL, 2 * patient), True, [], mix)
+    chosen = _choose(Draw(seed, DETAIL, 2 * index + 1), False, chosen, mix)
     return sorted(chosen, key=lambda finding: list(KINDS).index(finding.label))
 
 

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import struct
 import zlib
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,11 +27,24 @@ from data_prep.machine import progress
 
 from . import report
 from .anatomy import draw_anatomy, expose
-from .body import WIDTH, Canvas, body_of
-from .case import KINDS, REPORT, TEXTURE, Draw, Finding, make_findings, one_small_lesion, patient_of
+from .body import WIDTH, Body, Canvas, body_of
+from .case import (
+    EASY,
+    HARD,
+    KINDS,
+    REPORT,
+    TEXTURE,
+    Draw,
+    Finding,
+    make_findings,
+    one_small_lesion,
+    patient_of,
+)
 from .findings import PAINTERS
+from .hard import draw_lookalikes, hard_body
+from .hard_report import write_hard_report
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSIONS = {"easy": 2, "hard": 3}  # by difficulty
 TEXT_POLICY = "findings+impression"
 FINDING_CONTRAST = 2.2  # factor on the attenuation that a finding adds
 VISIBLE = 0.035  # attenuation change that counts as part of a finding's box
@@ -53,7 +67,7 @@ class Box:
 
 @dataclass(frozen=True)
 class PhantomStudy:
-    """One study. `pixels` (H, W) uint8; `labels` is empty for a normal study; `boxes` in the order of `labels`."""
+    """One study. `pixels` (H, W) uint8; `labels` is empty for a normal study; `boxes`: one for each finding."""
 
     pair_id: str
     study_id: str
@@ -85,36 +99,46 @@ def _box(canvas: Canvas, finding: Finding, before: np.ndarray) -> Box:
 
 
 def draw_findings(
-    seed: int, index: int, findings: list[Finding]
+    seed: int, index: int, findings: list[Finding], body: Body | None = None
 ) -> tuple[np.ndarray, tuple[Box, ...]]:
-    """The study's body with these findings: pixels (H, W) uint8 and a box for each finding."""
-    canvas = Canvas(body_of(seed, index), Draw(seed, TEXTURE, 64 * index))
+    """The study's body, or this one, with these findings: pixels (H, W) uint8 and a box for each finding."""
+    canvas = Canvas(body or body_of(seed, index), Draw(seed, TEXTURE, 64 * index))
     draw_anatomy(canvas)
-    boxes = []
+    draw_lookalikes(canvas, Draw(seed, TEXTURE, 64 * index + 63))
+    boxes, count = [], Counter()
     for finding in findings:
         plain = canvas.attenuation.copy()
         before = plain + canvas.marks * canvas.lung
-        canvas.draw = Draw(seed, TEXTURE, 64 * index + 2 + list(KINDS).index(finding.label))
+        stream = 2 + list(KINDS).index(finding.label) + len(KINDS) * count[finding.label]
+        count[finding.label] += 1
+        canvas.draw = Draw(seed, TEXTURE, 64 * index + stream)
         PAINTERS[finding.label](canvas, finding, canvas.draw)
         canvas.attenuation = plain + (canvas.attenuation - plain) * FINDING_CONTRAST
         boxes.append(_box(canvas, finding, before))
     return expose(canvas, Draw(seed, TEXTURE, 64 * index + 1)), tuple(boxes)
 
 
-def make_study(seed: int, index: int, findings: str = "all") -> PhantomStudy:
+def make_study(
+    seed: int, index: int, findings: str = "all", difficulty: str = "easy"
+) -> PhantomStudy:
     """Study number `index` (from 0) of the data set with this seed; nothing else decides what is in it.
 
     findings: 'all', or 'one-small-lesion'; then the report is silent on the rest of the body, and the label says where.
+    difficulty: 'easy', or 'hard' (hard.py).
     """
     patient, split = patient_of(seed, index)
+    hard = difficulty == "hard"
     if findings == "all":
-        found, mentioned = make_findings(seed, index), body_of(seed, index).incidental
-        labels = tuple(finding.label for finding in found)
+        found = make_findings(seed, index, HARD if hard else EASY)
+        labels = tuple(dict.fromkeys(finding.label for finding in found))
     else:
-        found, mentioned = one_small_lesion(seed, index), ()
+        found = one_small_lesion(seed, index)
         labels = tuple(f"nodule_{finding.side}_{finding.zone}" for finding in found)
-    pixels, boxes = draw_findings(seed, index, found)
-    text = report.write_report(Draw(seed, REPORT, index), found, mentioned)
+    body = hard_body(seed, index, found) if hard else body_of(seed, index)
+    pixels, boxes = draw_findings(seed, index, found, body)
+    mentioned = body.incidental if findings == "all" else ()
+    write_report = write_hard_report if hard else report.write_report
+    text = write_report(Draw(seed, REPORT, index), found, mentioned)
     return PhantomStudy(
         f"ph{index:06d}",
         f"study{index:06d}",
@@ -148,9 +172,11 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + checksum
 
 
-def _write_study(out: Path, seed: int, findings: str, index: int) -> tuple[dict, list[dict]]:
+def _write_study(
+    out: Path, seed: int, findings: str, difficulty: str, index: int
+) -> tuple[dict, list[dict]]:
     """Write one image, unless it is there already; its manifest row and the rows of its boxes."""
-    study = make_study(seed, index, findings)
+    study = make_study(seed, index, findings, difficulty)
     path, content = out / "images" / f"{study.pair_id}.png", png_bytes(study.pixels)
     if not path.exists() or path.stat().st_size != len(content):
         with folder.atomic(path) as temporary:
@@ -187,22 +213,27 @@ def write(
     seed: int = 0,
     processes: int | None = None,
     findings: str = "all",
+    difficulty: str = "easy",
 ) -> None:
     """Write the data set folder `out` with studies 0 .. `studies` - 1; what is there already is kept.
 
     The bytes are the same for any number of `processes` (None: one per core).
     """
     out, name = Path(out), "phantom"
-    source = {"seed": seed, "studies": studies, "generator_version": GENERATOR_VERSION}
+    version = GENERATOR_VERSIONS[difficulty]
+    source = {"seed": seed, "studies": studies, "generator_version": version}
+    if difficulty != "easy":
+        source["difficulty"] = difficulty
+        name += f", {difficulty}"
     if findings != "all":
         source["findings"] = findings
-        name = f"phantom, {findings}"
+        name += f", {findings}"
     if _is_complete(out, source, studies):
         print(f"{out} is complete: {studies:,} studies")
         return
     folder.start(out, source)
     processes = min(processes or os.cpu_count() or 1, studies)
-    job = partial(_write_study, out, seed, findings)
+    job = partial(_write_study, out, seed, findings, difficulty)
     bar = partial(progress, total=studies, desc="phantom", unit="study")
     if processes == 1:
         done = list(bar(map(job, range(studies))))

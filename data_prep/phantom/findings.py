@@ -19,10 +19,14 @@ def _signs(finding: Finding) -> tuple[int, ...]:
     return {"right": (-1,), "left": (1,)}.get(finding.side, (-1, 1))
 
 
-def _place(finding: Finding, draw: Draw, sign: int) -> tuple[float, float]:
+def _place(canvas: Canvas, finding: Finding, draw: Draw, sign: int) -> tuple[float, float]:
     """Body position of a lesion in its zone; on the left it stays beside the heart."""
-    nearest = 0.60 if finding.zone == "lower" and sign > 0 else 0.42
-    return sign * draw.uniform(nearest, 0.66), draw.uniform(*CENTRE_ZONE[finding.zone])
+    nearest, spread = 0.42 - 2.0 * canvas.body.spread, canvas.body.spread
+    if finding.zone == "lower" and sign > 0:
+        nearest = 0.60
+    low, high = CENTRE_ZONE[finding.zone]
+    u = sign * draw.uniform(nearest, 0.66 + 2.0 * spread)
+    return u, draw.uniform(low - spread, high + spread)
 
 
 def _cardiomegaly(canvas: Canvas, finding: Finding, draw: Draw) -> None:
@@ -82,8 +86,9 @@ def _edema(canvas: Canvas, finding: Finding, draw: Draw) -> None:
 
 def _consolidation(canvas: Canvas, finding: Finding, draw: Draw) -> None:
     dense, sign = finding.severity == "dense", _signs(finding)[0]
-    u, v = _place(finding, draw, sign)
-    r2 = canvas.ellipse(u, v, draw.uniform(0.28, 0.36), draw.uniform(0.15, 0.20))
+    u, v = _place(canvas, finding, draw, sign)
+    size = canvas.body.lesion
+    r2 = canvas.ellipse(u, v, draw.uniform(0.28, 0.36) * size, draw.uniform(0.15, 0.20) * size)
     noise = canvas.cloudy(20)
     if dense:
         canvas.attenuation += smooth((1.0 - r2 + noise * 0.5) * 1.1) * canvas.lung * 0.33
@@ -115,23 +120,22 @@ def _atelectasis(canvas: Canvas, finding: Finding, draw: Draw) -> None:
 
 def _mass(canvas: Canvas, finding: Finding, draw: Draw) -> None:
     radius = float(finding.size.split()[0]) / 30.0  # u = 1 is about 15 cm, and half of the size
-    u, v = _place(finding, draw, _signs(finding)[0])
+    u, v = _place(canvas, finding, draw, _signs(finding)[0])
     r2 = canvas.ellipse(u, v, radius, radius * canvas.body.half_width / canvas.body.lung_height)
     canvas.attenuation += smooth((1.0 - r2 + canvas.cloudy(14) * 0.22) * 2.5) * 0.27
 
 
 def _nodule(canvas: Canvas, finding: Finding, draw: Draw) -> None:
     radius = float(finding.size.split()[0]) / 300.0
-    u, v = _place(finding, draw, _signs(finding)[0])
+    u, v = _place(canvas, finding, draw, _signs(finding)[0])
     canvas.stroke(canvas.attenuation, [(u, v), (u + 0.001, v)], radius * 1.15, 0.34)
 
 
 def _calcified_granuloma(canvas: Canvas, finding: Finding, draw: Draw) -> None:
-    u, v = _place(finding, draw, _signs(finding)[0])
+    u, v = _place(canvas, finding, draw, _signs(finding)[0])
     for _ in range(1 if finding.size == "single" else 4):
-        canvas.stroke(
-            canvas.attenuation, [(u, v), (u + 0.001, v)], draw.uniform(0.026, 0.034), 0.62
-        )
+        radius = draw.uniform(0.026, 0.034) * canvas.body.granule
+        canvas.stroke(canvas.attenuation, [(u, v), (u + 0.001, v)], radius, 0.62)
         u, v = u + draw.choice((-1, 1)) * draw.uniform(0.06, 0.11), v + draw.uniform(-0.05, 0.05)
 
 
@@ -207,7 +211,11 @@ def _central_line(canvas: Canvas, finding: Finding, draw: Draw) -> None:
 
 def _port(canvas: Canvas, finding: Finding, draw: Draw) -> None:
     sign = _signs(finding)[0]
-    place = (sign * draw.uniform(0.60, 0.68), draw.uniform(0.20, 0.26))
+    spread = canvas.body.spread
+    place = (
+        sign * draw.uniform(0.60 - spread, 0.68 + spread),
+        draw.uniform(0.20 - spread, 0.26 + spread),
+    )
     canvas.stroke(canvas.attenuation, [place, (place[0] + 0.001, place[1])], 0.085, 0.75)
     line = curve(place, (sign * 0.5, 0.02), (sign * 0.3, 0.03))
     canvas.stroke(
@@ -220,7 +228,9 @@ def _port(canvas: Canvas, finding: Finding, draw: Draw) -> None:
 
 def _pacemaker(canvas: Canvas, finding: Finding, draw: Draw) -> None:
     sign, shift = _signs(finding)[0], canvas.body.shift
-    u, v = sign * draw.uniform(0.68, 0.76), draw.uniform(0.17, 0.23)
+    spread = canvas.body.spread
+    u = sign * draw.uniform(0.68 - spread, 0.76 + spread)
+    v = draw.uniform(0.17 - spread, 0.23 + spread)
     du, dv = (canvas.u - u) * (1 / 0.14), (canvas.v - v) * (1 / 0.075)
     canvas.attenuation += smooth((1.0 - du * du * du * du - dv * dv * dv * dv) * 3.0) * 0.60
     path = _to_cava(canvas, (u, v - 0.05), (sign * 0.4, -0.02), 0.50)

@@ -40,7 +40,7 @@ SENTENCES = {"terse": 1, "standard": 2, "wordy": 3}  # beside the findings, abou
 LONGEST = 105  # words
 
 
-def _say(draw: Draw, template: str, slots: dict[str, str] | None = None) -> str:
+def say(draw: Draw, template: str, slots: dict[str, str] | None = None) -> str:
     """A sentence from a template: choose among alternatives, fill the slots, tidy up."""
     if slots is not None:
         template = re.sub(r"\{([^}]*)\}", lambda match: slots[match[1]], template)
@@ -56,7 +56,7 @@ def _say(draw: Draw, template: str, slots: dict[str, str] | None = None) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _pick(draw: Draw, templates: str) -> str:
+def pick(draw: Draw, templates: str) -> str:
     """One of the alternatives divided by | outside brackets."""
     depth, parts = 0, [""]
     for letter in templates:
@@ -72,7 +72,7 @@ def _tell(
     draw: Draw, labels: list[str], section: int, slots: dict[str, dict[str, str]]
 ) -> list[str]:
     """Findings as the findings section (0) or the impression (1) has them."""
-    return [_say(draw, _pick(draw, TEMPLATES[label][section]), slots[label]) for label in labels]
+    return [say(draw, pick(draw, TEMPLATES[label][section]), slots[label]) for label in labels]
 
 
 def _attributes(draw: Draw, finding: Finding) -> tuple[str, str, str]:
@@ -90,7 +90,7 @@ def _attributes(draw: Draw, finding: Finding) -> tuple[str, str, str]:
     return tuple(attributes.values())
 
 
-def _slots(draw: Draw, finding: Finding) -> dict[str, str]:
+def slots_of(draw: Draw, finding: Finding) -> dict[str, str]:
     """Words for the slots of a finding's templates."""
     side, zone, steps = _attributes(draw, finding)
     many = side == "bilateral" or finding.size == "multiple"
@@ -121,16 +121,16 @@ def _place(side: str, zone: str, lesion: bool) -> str:
     return f"{side} " + WORDS.get(f"{side} {zone}", WORDS.get(zone, "lung"))
 
 
-def _negative(draw: Draw, absent: list[str], count: int) -> str:
+def negative(draw: Draw, absent: list[str], count: int) -> str:
     """One sentence that denies `count` of the absent things."""
-    named = [_say(draw, item) for item in draw.shuffled(absent)[:count]]
+    named = [say(draw, item) for item in draw.shuffled(absent)[:count]]
     named = [item[0].lower() + item[1:] for item in named]
     last = draw.choice((" or ", ", or ")) if len(named) > 2 else " or "
     listed = named[-1]
     if len(named) > 1:
         listed = ", ".join(named[:-1]) + last + listed
     denied = "[No|There is no|No evidence of|Negative for|No visible|There is no evidence of]"
-    return _say(draw, f"{denied} {listed}.")
+    return say(draw, f"{denied} {listed}.")
 
 
 def _impression(
@@ -140,19 +140,19 @@ def _impression(
     said = [label for label in labels if label in ACUTE or draw.chance(0.5)]
     phrases = _tell(draw, said, 1, slots)
     if not acute:
-        nothing = _say(draw, NOTHING_ACUTE)
+        nothing = say(draw, NOTHING_ACUTE)
         phrases = [nothing, *phrases] if draw.chance(0.7) else [*phrases, nothing]
     if len(phrases) > 1 and draw.chance(0.45):
         return " ".join(f"{i}. {phrase}." for i, phrase in enumerate(phrases, 1))
     return " ".join(f"{phrase}." for phrase in phrases)
 
 
-def _mention(draw: Draw, incidental: tuple[str, ...]) -> list[str]:
+def mention(draw: Draw, incidental: tuple[str, ...]) -> list[str]:
     """Most of the incidentals, a sentence each."""
     sentences = []
     for name in incidental:
         if draw.chance(INCIDENTAL_MENTIONED):
-            sentences.append(_say(draw, _pick(draw, INCIDENTAL[name])))
+            sentences.append(say(draw, pick(draw, INCIDENTAL[name])))
     return sentences
 
 
@@ -161,21 +161,21 @@ def _other_sentences(
 ) -> list[str]:
     """What the findings section says beside the findings: incidentals, then what is normal or not there."""
     there = {finding.label for finding in findings} | set(incidental)
-    mentioned = _mention(draw, incidental)
+    mentioned = mention(draw, incidental)
     absent = [item for item, untrue in NEGATIVES if not there & set(untrue)]
-    normal = [_say(draw, item) for item, untrue in NORMAL if not there & set(untrue)]
+    normal = [say(draw, item) for item, untrue in NORMAL if not there & set(untrue)]
     count = SENTENCES[style] + (not findings)
     normal = draw.shuffled(normal)
     others = normal[: count - (style == "terse") + draw.integer(2)]
     if absent:
-        others.append(_negative(draw, absent, 1 + draw.integer(count + 1)))
+        others.append(negative(draw, absent, 1 + draw.integer(count + 1)))
     others = mentioned + draw.shuffled(others)
     if style == "wordy" and draw.chance(0.6) and "portable" not in incidental:
-        others.insert(0, _say(draw, TECHNIQUE))
+        others.insert(0, say(draw, TECHNIQUE))
     return others
 
 
-def _deidentify(draw: Draw, text: str) -> str:
+def deidentify(draw: Draw, text: str) -> str:
     """Some harmless words replaced by XXXX, as automatic de-identification does."""
 
     def word(match):
@@ -194,7 +194,7 @@ def write_report(
     if not findings and draw.chance(STOCK_NORMAL):
         return draw.choice(STOCK)
     style = draw.weighted(STYLES)
-    slots = {finding.label: _slots(draw, finding) for finding in findings}
+    slots = {finding.label: slots_of(draw, finding) for finding in findings}
     order = [finding.label for finding in draw.shuffled(findings)]
     body = _tell(draw, order, 0, slots)
     extra = _other_sentences(draw, findings, incidental, style)
@@ -209,8 +209,8 @@ def write_report(
 def _publish(draw: Draw, text: str, impression: str, acute: bool) -> tuple[str, str]:
     """Both sections as a collection has them: some without findings, some with words removed."""
     if draw.chance(NO_FINDINGS_SECTION):
-        impression = text if acute else f"{text} {_say(draw, NOTHING_ACUTE)}."
+        impression = text if acute else f"{text} {say(draw, NOTHING_ACUTE)}."
         text = ""
     if draw.chance(DEIDENTIFIED):
-        text, impression = _deidentify(draw, text), _deidentify(draw, impression)
+        text, impression = deidentify(draw, text), deidentify(draw, impression)
     return text, impression
