@@ -17,7 +17,6 @@ from pygments.formatters import HtmlFormatter
 
 from benchmarks import RESULTS, ROOT
 from benchmarks.study import tables
-from benchmarks.study.files import read_study
 from data_prep.own_files import read_json
 from kit.lesson import collected
 from mcr_lib import paper
@@ -72,8 +71,8 @@ def write_page(out: Path, about: dict, notebooks: list[dict]) -> Path:
 
 
 def write_notebook_page(executed: Path, target: Path) -> None:
-    """Write an executed notebook as one offline page. Widgets leave their static view; nothing is loaded from
-    elsewhere."""
+    """Write an executed notebook as one offline page. Widgets leave their static view, solutions are folded; nothing
+    is loaded from elsewhere."""
     notebook = nbformat.read(executed, as_version=4)
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
@@ -82,8 +81,12 @@ def write_notebook_page(executed: Path, target: Path) -> None:
                 output.text = _last_states(output.text)
             if "data" in output:
                 output.data.pop(NEEDS_SCRIPT, None)  # the static view stays
-    exporter = HTMLExporter(template_name="basic")
-    parameters = TagRemovePreprocessor(remove_cell_tags={"injected-parameters"})
+    loaders = [FileSystemLoader(TEMPLATES)]
+    exporter = HTMLExporter(
+        extra_loaders=loaders, template_name="basic", template_file="lesson.html.j2"
+    )
+    # what they say, the lesson's first line of output says as well, without this machine's paths
+    parameters = TagRemovePreprocessor(remove_cell_tags={"parameters", "injected-parameters"})
     exporter.register_preprocessor(parameters, enabled=True)
     body, _ = exporter.from_notebook_node(notebook)
     highlighting = HtmlFormatter(style="friendly").get_style_defs(".highlight")
@@ -107,6 +110,8 @@ def _split_records(out: Path, name: str, records: list[dict]) -> dict:
     for record in records:
         if record["kind"] == "claim":
             claims.append(record)
+        elif record["kind"] == "answer":
+            continue  # of an exercise, which the reader is to solve
         elif record["kind"] == "figure":
             shown.append(record | {"source": str(folder / record["file"])})
         elif record["kind"] == "table":
@@ -138,7 +143,7 @@ def _read_own_study(out: Path) -> dict:
         if (drawn / f"{name}.png").exists()
     ]
     top3 = "study/figures/fig5_top3.html" if (drawn / "fig5_top3.html").exists() else None
-    own = _describe_study(read_study(path))
+    own = _describe_study(tables.read_judged(path))
     return {"own_study": own, "figures": figures, "top3": top3}
 
 
@@ -146,7 +151,7 @@ def _read_committed_studies() -> list[dict]:
     studies = []
     for path in sorted(RESULTS.glob("*.json")):
         if "claims" in read_json(path):
-            studies.append(_describe_study(read_study(path)) | {"file": path.name})
+            studies.append(_describe_study(tables.read_judged(path)) | {"file": path.name})
     return studies
 
 

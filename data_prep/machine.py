@@ -36,13 +36,17 @@ def progress(iterable=None, **options) -> tqdm:
     """A plain tqdm bar; options as tqdm takes them (desc, unit, total, initial, leave).
 
     It goes to stderr, so that results on stdout stay clean; in a notebook to stdout, where tqdm's
-    own widget would leave a stale 0 % behind in batch runs. A log that is no terminal gets a line
-    now and then, not a flood.
+    own widget would leave a stale 0 % behind. A log that is no terminal gets a line now and then,
+    not a flood. There is none where a notebook runs in batch, and none within another but on a
+    terminal: both would leave half-drawn lines behind.
     """
     ipython = sys.modules.get("IPython")
-    notebook = getattr(ipython and ipython.get_ipython(), "kernel", None) is not None
-    file = sys.stdout if notebook else sys.stderr
-    interval = 0.5 if notebook or file.isatty() else 10  # seconds
+    kernel = getattr(ipython and ipython.get_ipython(), "kernel", None)
+    file = sys.stderr if kernel is None else sys.stdout
+    terminal = kernel is None and file.isatty()
+    if (tqdm._instances and not terminal) or (kernel and not kernel._allow_stdin):
+        options["disable"] = True
+    interval = 0.5 if kernel or terminal else 10  # seconds
     return tqdm(iterable, file=file, mininterval=interval, dynamic_ncols=True, **options)
 
 

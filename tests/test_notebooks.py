@@ -118,7 +118,11 @@ def test_sections_pictures_checks_and_exercises(path):
     assert text.count("**Exercise.**") >= len(sections) - 1
     solutions = cells(path, "code", "solution")
     assert len(solutions) == text.count("**Exercise.**"), "each exercise has one folded solution"
-    assert all(cell.metadata.jupyter.source_hidden for cell in solutions)
+    for cell in (
+        solutions
+    ):  # nothing of it is seen before it is opened: not its first line, not what it prints
+        assert cell.metadata.jupyter == {"source_hidden": True, "outputs_hidden": True}
+        assert cell.source.startswith(f"{derive.FOLD}\n")
     assert text.count("**Check") >= 2 and re.search(
         r"assert|torch\.equal", "\n".join(cell.source for cell in cells(path, "code"))
     ), "the hand version is compared with the library's"
@@ -288,6 +292,50 @@ def test_a_run_of_other_data_or_seed_is_not_taken_for_this_one(phantom, smoke_ru
     (other / "dataset.json").write_text(json.dumps(about | {"sha256": "0" * 64}))
     with pytest.raises(RunError, match="begun on other data"):
         Lesson.begin("xx", given | {"data": str(other)}).train()
+
+
+def test_what_is_trained_is_taken_and_else_a_box_says_that_nothing_is(
+    phantom, smoke_run, tmp_path, monkeypatch, capsys
+):
+    from kit import lesson as kit_lesson
+
+    shown = []
+    monkeypatch.setattr(kit_lesson, "display", lambda html: shown.append(html.data))
+    monkeypatch.setattr(kit_lesson, "ROOT", tmp_path)
+    assert Lesson.begin("xx", {"device": "cpu"}).out == tmp_path / "runs" / "smoke"
+    assert "know nothing" in shown[0] and "make reproduce" in shown[0]
+    assert "profile smoke" in capsys.readouterr().out
+    demo = tmp_path / "runs" / "demo"
+    for run in kit_lesson.TRAINED:
+        shutil.copytree(smoke_run, demo / run)
+        config = demo / run / "config.yaml"
+        config.write_text(config.read_text().replace("profile: smoke", "profile: demo"))
+        assert Lesson.begin("xx", {"device": "cpu"}).profile == "smoke"  # not all is there
+    shown.clear()
+    (demo / "data").symlink_to(phantom)
+    lesson = Lesson.begin("xx", {"device": "cpu"})
+    assert (lesson.profile, lesson.out, shown) == ("demo", demo, [])
+    assert Lesson.begin("xx", {"device": "cpu", "seed": 1}).profile == "smoke"
+    assert Lesson.begin("xx", {"device": "cpu", "profile": "smoke"}).profile == "smoke"
+    (demo / "data").unlink()
+    shutil.copytree(phantom, demo / "data")
+    about = json.loads((phantom / "dataset.json").read_text())
+    (demo / "data" / "dataset.json").write_text(json.dumps(about | {"sha256": "0" * 64}))
+    assert Lesson.begin("xx", {"device": "cpu"}).profile == "smoke"  # trained on other data
+
+
+def test_an_answer_is_checked_like_a_claim_and_only_a_trained_model_can_be_asked_for_some(tmp_path):
+    lesson = Lesson.begin("xx", {"profile": "smoke", "out": str(tmp_path), "device": "cpu"})
+    lesson.answer("true", True)
+    lesson.answer("it takes training", False, needs="demo")
+    with pytest.raises(AssertionError, match="does not bear out: false"):
+        lesson.answer("false", False)
+    kept = json.loads((lesson.folder / "records.json").read_text())
+    assert [(r["kind"], r["holds"]) for r in kept] == [
+        ("answer", True),
+        ("answer", None),
+        ("answer", False),
+    ]
 
 
 def test_parameters_are_made_the_right_type(tmp_path):

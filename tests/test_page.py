@@ -104,6 +104,27 @@ def test_a_study_of_this_run_and_a_committed_one_stand_side_by_side_and_say_whic
     )
 
 
+def test_a_notebook_page_folds_solutions_and_names_no_path_of_this_machine(tmp_path):
+    say = nbformat.v4.new_output
+    cells = [
+        nbformat.v4.new_code_cell("profile = ''", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("out = '/home/me'", metadata={"tags": ["injected-parameters"]}),
+        nbformat.v4.new_code_cell("1", outputs=[say("stream", text="a 1 %\ra 99 %\nshown")]),
+        nbformat.v4.new_code_cell(
+            "secret", metadata={"tags": ["solution"]}, outputs=[say("stream", text="answer")]
+        ),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "x.ipynb")
+    page.write_notebook_page(tmp_path / "x.ipynb", tmp_path / "x.html")
+    text = (tmp_path / "x.html").read_text()
+    (folded,) = re.findall(r"<details><summary>Solution</summary>.*?</details>", text, re.S)
+    assert "secret" in folded and "answer" in folded
+    outside = text.replace(folded, "")
+    assert "secret" not in outside and "answer" not in outside
+    assert "shown" in outside and "a 99 %" in outside and "a 1 %" not in outside
+    assert "/home/me" not in text and "profile" not in text
+
+
 def test_a_kernel_that_dies_is_named_and_the_others_still_run(tmp_path):
     source = tmp_path / "00_dies.ipynb"
     cells = [

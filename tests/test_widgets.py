@@ -333,7 +333,13 @@ def test_every_input_has_a_label_and_every_image_alt_text(all_of_them):
         )
 
 
-def test_the_static_view_needs_nothing_else(all_of_them):
+def test_the_static_view_needs_nothing_else(all_of_them, monkeypatch):
+    for explorer in all_of_them:
+        assert set(explorer._repr_mimebundle_()) == {
+            "text/plain",
+            "text/html",
+        }  # batch: no blank widget
+    monkeypatch.setattr(widgets, "interactive", lambda: True)
     for explorer in all_of_them:
         bundle = explorer._repr_mimebundle_()
         page = bundle["text/html"]

@@ -55,7 +55,9 @@ def show(run: str, data: str) -> None:
             f"# Find images and reports\n\n{len(searcher.index):,} pairs. {about_maps(searcher, data)}"
         )
     )
-    display(RetrievalExplorer({"model": searcher}, sentence=""))
+    explorer = RetrievalExplorer({"model": searcher}, sentence="")
+    explorer.served = True
+    display(explorer)
 
 
 def about_maps(searcher: Searcher, data: str | Path) -> str:

@@ -5,8 +5,11 @@ are kept as files beside the executed notebook.
     run = lesson.train()                                # trains MCR + MbA, or finds it trained by an earlier notebook
     lesson.figure(fig, "losses", "The three losses while training")
     lesson.claim("The losses fall", first > last)
+    lesson.answer("A flat answer costs 1.", loss > 0.9)  # a sentence of a solution
 
-Not here: how a figure is drawn (plotting), the page that collects them (benchmarks/page.py).
+Where neither profile nor folder is given, a lesson takes the trained models of runs/demo if they are there, and else
+trains small ones and says in a box that they know nothing. Not here: how a figure is drawn (plotting), what the study
+found (found.py), the page that collects them (benchmarks/page.py).
 """
 
 from __future__ import annotations
@@ -16,29 +19,35 @@ from types import ModuleType
 
 import torch
 from IPython import get_ipython
+from IPython.display import HTML, display
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_prep import phantom
+from data_prep.folder import describe_data
+from data_prep.machine import without_home
 from data_prep.own_files import read_list, write_json
 from data_prep.provenance import provenance
+from data_prep.run_files import read_data
 from data_prep.tables_out import guarded
-from mcr_lib.config import PROFILES, ConfigError, resolve
+from mcr_lib.config import PROFILES, ConfigError, read_config, resolve
 from mcr_lib.engine.distributed import pick_device
 from mcr_lib.engine.run_folder import check_resumable
 from mcr_lib.run import train_run
 
+from .markup import render
 from .split import encode_split
 
 ROOT = Path(__file__).resolve().parents[2]
 _NOT_THERE = object()
 STUDIES = {"smoke": 240, "demo": 6000, "base": 20000}  # of the phantom, where no data are given
+TRAINED = ("mcr-mba", "mcr-abm")  # the run folders that the lessons share
 
 
 class Parameters(BaseModel):
     """The parameters of every notebook. Text from papermill's command line is turned into the right type."""
 
     model_config = ConfigDict(extra="forbid")
-    profile: str = "smoke"
+    profile: str = ""  # empty: that of the trained models that are there, else smoke
     data: str = ""  # data set folder; empty: the phantom is generated
     out: str = ""  # folder for everything the notebook leaves; empty: runs/<profile>. Relative to the project
     seed: int = 0
@@ -49,13 +58,12 @@ class Lesson:
     """One notebook's session: `name` is its file name without ending."""
 
     def __init__(self, name: str, parameters: Parameters):
-        if parameters.profile not in PROFILES:
-            raise ConfigError(
-                f"unknown profile {parameters.profile!r}; there are: {', '.join(PROFILES)}"
-            )
-        self.name, self.profile, self.seed = name, parameters.profile, parameters.seed
+        self.name, self.seed = name, parameters.seed
+        self.profile = parameters.profile or trained_profile(parameters)
+        if self.profile not in PROFILES:
+            raise ConfigError(f"unknown profile {self.profile!r}; there are: {', '.join(PROFILES)}")
         self.device = pick_device(parameters.device)
-        self.out = (ROOT / (parameters.out or f"runs/{parameters.profile}")).resolve()
+        self.out = (ROOT / (parameters.out or f"runs/{self.profile}")).resolve()
         self.folder = self.out / "lessons" / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self._records: list[dict] = []
@@ -71,14 +79,25 @@ class Lesson:
         """
         given = notebook_parameters() if given is None else given
         try:
-            return cls(name, Parameters.model_validate(given))
+            lesson = cls(name, Parameters.model_validate(given))
         except ValidationError as error:
             first = error.errors()[0]
             key = first["loc"][0]
+        else:
+            lesson._say_what_is_studied()
+            return lesson
         if first["type"] == "extra_forbidden":
             known = ", ".join(Parameters.model_fields)
             raise ConfigError(f"unknown parameter {key!r}; a notebook takes: {known}")
         raise ConfigError(f"parameter {key}: {first['msg']}, got {first['input']!r}")
+
+    def _say_what_is_studied(self) -> None:
+        """One quiet line; where nothing is trained for long enough to know something, a box."""
+        print(
+            f"profile {self.profile}, seed {self.seed}, {self.device}; files in {shown_path(self.out)}"
+        )
+        if self.profile == "smoke":
+            display(HTML(render("untrained.html", steps=PROFILES["smoke"]["steps"])))
 
     @property
     def data(self) -> Path:
@@ -133,11 +152,18 @@ class Lesson:
 
         needs: 'demo' for what only a trained model shows; in the smoke profile it is then printed as not checked.
         """
+        self._check("claim", sentence, condition, needs)
+
+    def answer(self, sentence: str, condition: bool, *, needs: str = "smoke") -> None:
+        """A sentence of a solution, checked like a claim; the report page does not show it."""
+        self._check("answer", sentence, condition, needs)
+
+    def _check(self, kind: str, sentence: str, condition: bool, needs: str) -> None:
         if needs != "smoke" and self.profile == "smoke":
-            print(f"○ not checked in the smoke profile: {sentence}")
-            self._keep({"kind": "claim", "sentence": sentence, "holds": None})
+            print(f"○ not checked here, it takes a trained model: {sentence}")
+            self._keep({"kind": kind, "sentence": sentence, "holds": None})
             return
-        self._keep({"kind": "claim", "sentence": sentence, "holds": bool(condition)})
+        self._keep({"kind": kind, "sentence": sentence, "holds": bool(condition)})
         if not condition:
             raise AssertionError(f"this run does not bear out: {sentence}")
         print(f"✓ {sentence}")
@@ -151,6 +177,26 @@ class Lesson:
         if record:
             self._records.append(record)
         write_json(self.folder / "records.json", self._records)
+
+
+def trained_profile(parameters: Parameters) -> str:
+    """The profile of the trained models in `out` (none given: runs/demo), with the data given; smoke if there are none.
+
+    Models of other data than the lesson's are passed over: it would refuse them.
+    """
+    out = ROOT / (parameters.out or "runs/demo")
+    data = ROOT / parameters.data if parameters.data else out / "data"
+    whole = all((out / run / "manifest.json").exists() for run in TRAINED)
+    if not whole or not (data / "manifest.parquet").exists():
+        return "smoke"
+    config, began = read_config(out / TRAINED[0] / "config.yaml"), read_data(out / TRAINED[0])
+    of_these = began is None or began.sha256 == describe_data(data)["sha256"]
+    return config.profile if of_these and config.train.seed == parameters.seed else "smoke"
+
+
+def shown_path(path: Path) -> str:
+    """A path as a reader types it: relative to the project where it lies there, else without the home folder."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else without_home(str(path)))
 
 
 def notebook_parameters() -> dict:
@@ -176,11 +222,6 @@ def collected(out: Path) -> dict[str, list[dict]]:
         path.parent.name: read_list(path, "run the notebook again")
         for path in sorted(Path(out).glob("lessons/*/records.json"))
     }
-
-
-def interactive() -> bool:
-    """Whether a person sits before the running notebook; False in batch (papermill, nbconvert) and outside Jupyter."""
-    return bool(getattr(getattr(get_ipython(), "kernel", None), "_allow_stdin", False))
 
 
 def environment() -> dict:

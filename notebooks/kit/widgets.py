@@ -19,6 +19,7 @@ from data_prep.errors import KitError
 from data_prep.images import read_upload
 
 from .explore import WHOLE, Searcher
+from .front_end import interactive
 from .markup import readable_labels, render
 
 IMAGE_FILES = ".png,.jpg,.jpeg,.dcm,.dicom"
@@ -29,6 +30,8 @@ STATUS = Markup('<div role="status" style="color:{}">{}</div>')
 
 class Explorer(widgets.VBox):
     """Inputs, a status line, a picture. A subclass names its inputs and has `draw(**values) -> (html, note)`."""
+
+    served = False  # on a page whose visitors find a kernel, though nobody sits before a notebook
 
     def __init__(self, title: str, **inputs: widgets.Widget):
         self.title, self.inputs = title, inputs
@@ -60,8 +63,9 @@ class Explorer(widgets.VBox):
         self.status.value = str(STATUS.format(colour, text))
 
     def _repr_mimebundle_(self, **kwargs):
-        """Beside the live view a static one, for wherever no kernel answers."""
-        bundle = super()._repr_mimebundle_(**kwargs)
+        """The live view where a kernel answers, and beside it a static one, for wherever none does."""
+        live = self.served or interactive()
+        bundle = super()._repr_mimebundle_(**kwargs) if live else {}
         chosen = "; ".join(
             f"{control.description}: {getattr(control, 'label', None) or control.value}"
             for control in self.inputs.values()

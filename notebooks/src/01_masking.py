@@ -13,7 +13,7 @@
 # [00_start_here](00_start_here.ipynb) lists what we chose.
 
 # %% tags=["parameters"]
-profile: str = "smoke"  # size of everything: smoke (seconds), demo (two CPU cores, minutes), base (the paper's, GPU)
+profile: str = ""  # smoke (seconds), demo (two CPU cores, minutes), base (a GPU); empty: demo if trained
 data: str = ""  # data set folder made by `python -m data_prep`; empty: a synthetic one is drawn
 out: str = ""  # folder for what the notebooks leave; empty: runs/<profile>
 seed: int = 0  # of the initial weights, the order of the pairs and the masks

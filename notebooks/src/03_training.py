@@ -14,7 +14,7 @@
 # stands in [00_start_here](00_start_here.ipynb).
 
 # %% tags=["parameters"]
-profile: str = "smoke"  # size of everything: smoke (seconds), demo (two CPU cores, minutes), base (the paper's, GPU)
+profile: str = ""  # smoke (seconds), demo (two CPU cores, minutes), base (a GPU); empty: demo if trained
 data: str = ""  # data set folder made by `python -m data_prep`; empty: a synthetic one is drawn
 out: str = ""  # folder for what the notebooks leave; empty: runs/<profile>
 seed: int = 0  # of the initial weights, the order of the pairs and the masks
@@ -34,7 +34,7 @@ import torch
 from IPython.display import display
 
 from kit import cost, plotting
-from kit.lesson import interactive
+from kit.front_end import interactive
 from mcr_lib.config import MCRConfig, read_config
 from mcr_lib.encoders import patchify, take
 from mcr_lib.engine.checkpoint import weights_sha256

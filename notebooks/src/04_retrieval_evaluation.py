@@ -14,7 +14,7 @@
 # beside one of theirs, and this notebook shows what one would have to know to do so.
 
 # %% tags=["parameters"]
-profile: str = "smoke"  # size of everything: smoke (seconds), demo (two CPU cores, minutes), base (the paper's, GPU)
+profile: str = ""  # smoke (seconds), demo (two CPU cores, minutes), base (a GPU); empty: demo if trained
 data: str = ""  # data set folder made by `python -m data_prep`; empty: a synthetic one is drawn
 out: str = ""  # folder for what the notebooks leave; empty: runs/<profile>
 seed: int = 0  # of the initial weights, the order of the pairs and the masks

@@ -2,7 +2,8 @@
 
 The .py text (cells start with `# %%`) is what one edits and reviews; the .ipynb holds the same cells, no outputs and
 only the metadata a reader's Jupyter needs, so that it is byte-identical whenever and wherever it is derived.
-Cells tagged `solution` are folded. A notebook that holds somebody's outputs or own cells is not overwritten.
+Cells tagged `solution` are folded with their output, and begin with a line that gives nothing away. A notebook that
+holds somebody's outputs or own cells is not overwritten.
 Not here: running them (papermill does), what their text must keep (tests), the reader's copies (kit/lab.py).
 """
 
@@ -18,6 +19,8 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+# what a folded cell shows of itself is its first line
+FOLD = "# Solution: a click on the bar at the left opens it, another one what it prints"
 
 
 def derive(source: Path) -> str:
@@ -28,7 +31,8 @@ def derive(source: Path) -> str:
         cell.id = f"{source.stem[:2]}-{number:02d}"  # else it is drawn at random
         cell.metadata = {"tags": tags} if tags else {}
         if "solution" in tags:
-            cell.metadata["jupyter"] = {"source_hidden": True}
+            cell.metadata["jupyter"] = {"source_hidden": True, "outputs_hidden": True}
+            cell.source = f"{FOLD}\n{cell.source}"
     notebook.metadata, notebook.nbformat, notebook.nbformat_minor = METADATA, 4, 5
     nbformat.validate(notebook)
     return nbformat.writes(notebook, indent=1, ensure_ascii=False).rstrip("\n") + "\n"

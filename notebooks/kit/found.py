@@ -1,0 +1,54 @@
+"""What the committed study found, read from its files in benchmarks/results: what no single run of a lesson can show.
+
+So no measured figure of the study is typed into a lesson. Not here: how a verdict is made (benchmarks/study).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
+
+from data_prep.own_files import read_json
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+SIGNED = {"ratio": "{:.2f}", "points of RSum (0–600)": "{:+.1f}"}
+
+
+def read(name: str) -> dict:
+    """A committed result file."""
+    return read_json(RESULTS / f"{name}.json", "restore it from git")
+
+
+def row(name: str, measured: str) -> dict:
+    """The line of a study on what was `measured`, of the paper's claims or the variants. KeyError: there is none."""
+    content = read(name)
+    rows = {line["measured"]: line for line in [*content["claims"], *(content["variants"] or [])]}
+    return rows[measured] | {"data": content["study"]}
+
+
+def verdicts(*asked: tuple[str, str]) -> Markdown:
+    """A line for each (file, what was measured): the verdict, the effect with its interval over seeds, the file."""
+    lines = []
+    for name, measured in asked:
+        line = row(name, measured)
+        number = SIGNED.get(line["unit"], "{:+.2f}")
+        effect, low, high = (number.format(x) for x in (line["effect"], *line["interval"]))
+        lines.append(
+            f"* {measured}: {effect} [{low}, {high}] {line['unit']}, {line['data']}: "
+            f"**{line['verdict']}** (`{name}.json`)"
+        )
+    return Markdown("\n".join(lines))
+
+
+def mask_rates() -> pd.DataFrame:
+    """RSum of MCR, mean over seeds, after equal steps: rows and columns are the shares of image and report hidden."""
+    arms, rates = read("study_phantom_masks")["arms"], {}
+    for name, arm in arms.items():
+        if name.startswith("mask-") and not name.endswith("@time"):
+            image, report = map(float, name.split("-")[1:])
+            mean = np.mean(arm["metrics"]["test, unmasked"]["rsum"])
+            rates.setdefault(f"report {report:.0%}", {})[f"image {image:.0%}"] = mean
+    return pd.DataFrame(rates)
