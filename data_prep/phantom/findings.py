@@ -89,15 +89,17 @@ def _consolidation(canvas: Canvas, finding: Finding, draw: Draw) -> None:
     u, v = _place(canvas, finding, draw, sign)
     size = canvas.body.lesion
     r2 = canvas.ellipse(u, v, draw.uniform(0.28, 0.36) * size, draw.uniform(0.15, 0.20) * size)
-    noise = canvas.cloudy(20)
+    noise, least = canvas.cloudy(20), 1.0 - size  # a small one must not lie in a gap of the noise
     if dense:
-        canvas.attenuation += smooth((1.0 - r2 + noise * 0.5) * 1.1) * canvas.lung * 0.33
+        cloud = np.maximum(1.0 - r2 + noise * 0.5, (1.0 - r2) * least)
+        canvas.attenuation += smooth(cloud * 1.1) * canvas.lung * 0.33
         for _ in range(3):
             start = (u + draw.uniform(-0.12, 0.02), v + draw.uniform(-0.08, 0.05))
             end = (start[0] + sign * 0.12, start[1] + draw.uniform(0.0, 0.07))
             canvas.stroke(canvas.attenuation, [start, end], 0.014, -0.10)
     else:
-        canvas.attenuation += bump(r2 * 0.75) * smooth(noise * 0.9 + 0.55) * canvas.lung * 0.30
+        cloud = np.maximum(smooth(noise * 0.9 + 0.55), least)
+        canvas.attenuation += bump(r2 * 0.75) * cloud * canvas.lung * 0.30
 
 
 def _atelectasis(canvas: Canvas, finding: Finding, draw: Draw) -> None:
