@@ -52,3 +52,22 @@ def mask_rates() -> pd.DataFrame:
             mean = np.mean(arm["metrics"]["test, unmasked"]["rsum"])
             rates.setdefault(f"report {report:.0%}", {})[f"image {image:.0%}"] = mean
     return pd.DataFrame(rates)
+
+
+def beside_linear(name: str) -> pd.DataFrame:
+    """R@10 both ways of chance, the linear model and the study's MCR + MbA, each with the SHA-256 of its data."""
+    linear, study = read(f"baselines_{name}"), read(f"study_{name}")
+    arm = study["arms"]["mcr-mba"]
+    lines = {
+        "chance": (linear["chance"], linear),
+        "linear CCA": (linear["rows"]["linear CCA"], linear),
+        f"MCR, {arm['steps']} steps": (arm["metrics"]["test, unmasked"], study),
+    }
+    rows = {}
+    for line, (measured, source) in lines.items():
+        both = {
+            way.replace("_", " "): np.mean(measured[f"{way}_R@10"])
+            for way in ("image_to_text", "text_to_image")
+        }
+        rows[line] = both | {"data": source["data"]["sha256"][:8]}
+    return pd.DataFrame(rows).T

@@ -8,7 +8,12 @@
 # **What may surprise you.** With a linear map it does not matter at all: both are the same function, to the last digit
 # that floating point keeps. Where one averages, all of the difference comes from one curve.
 #
-# **How long.** Two models are trained, if no earlier notebook has; all else is short.
+# **You need.** What an encoder gives: a vector for each patch ([00_start_here](00_start_here.ipynb)).
+#
+# **You will be able to.** Say when the order is a matter of taste and when it is not, and why one finding in one patch
+# is where mapping first must help.
+#
+# **Minutes.** Twenty to read. It runs in one where the models are trained; else two small trainings come on top.
 #
 # MbA is the second idea of the paper ([arXiv 2312.15840](https://arxiv.org/abs/2312.15840), Fig. 2), which says that
 # it aligns images and reports better. How map and aggregation look we could not read; ours stand in
@@ -16,7 +21,7 @@
 # the maximum. To understand the order, we take the mean in sections 1 and 2 in any case, with the weights as trained.
 
 # %% tags=["parameters"]
-profile: str = ""  # smoke (seconds), demo (two CPU cores, minutes), base (a GPU); empty: demo if trained
+profile: str = ""  # smoke (seconds), demo (minutes), base (a GPU); empty: demo where it is trained
 data: str = ""  # data set folder made by `python -m data_prep`; empty: a synthetic one is drawn
 out: str = ""  # folder for what the notebooks leave; empty: runs/<profile>
 seed: int = 0  # of the initial weights, the order of the pairs and the masks
@@ -34,26 +39,22 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from IPython.display import display
 
-from kit import one_patch, plotting
-from kit.boxes import bootstrap_mean, boxes_on_square, patch_word_table
-from mcr_lib import grounding
-from mcr_lib.evaluate import evaluate_run
+from kit import found, one_patch, plotting
 from mcr_lib.heads import AlignmentHead
 from mcr_lib.losses import contrastive_loss
 from mcr_lib.model import MCR
-from mcr_lib.retrieval import query_ranks
 
 # %%
-run_mba = lesson.train()
-run_abm = lesson.train("mcr-abm", alignment="abm")
-model, pairs, image_mba, text_mba = lesson.features(run_mba)
-abm, _, image_abm, text_abm = lesson.features(run_abm)
+model, pairs, _, _ = lesson.features(lesson.train())
+abm, _, _, _ = lesson.features(lesson.train("mcr-abm", alignment="abm"))
 
 # %% [markdown]
 # The two models differ in one word of their configuration. They have the same weights to learn, and they started from
-# the same:
+# the same.
+#
+# **Claim:** Both models have the same weights at the start.
 
 
 # %%
@@ -64,11 +65,6 @@ def start(alignment: str) -> dict:
 
 starts = start("mba"), start("abm")
 print(f"{sum(weight.numel() for weight in starts[0].values()):,} weights")
-
-# %% [markdown]
-# **Claim:** Both models have the same weights at the start.
-
-# %%
 lesson.claim(
     "Both models have the same weights at the start.",
     starts[0].keys() == starts[1].keys()
@@ -92,7 +88,9 @@ with torch.inference_mode():
 lesson.figure(figure, "orders", "One image's local features, mapped before and after the mean")
 
 # %% [markdown]
-# Look at the two strips on the right: similar, but not equal. Now the same with a **linear** F, that is, a matrix W
+# Look at the strips on the right: similar, but not equal; the lowest one is their difference.
+#
+# Now the same with a **linear** F, that is, a matrix W
 # and a vector b:
 #
 # mean(F(f)) = mean(f Wᵀ + b) = mean(f) Wᵀ + b = F(mean(f))
@@ -121,7 +119,11 @@ with torch.inference_mode():
 # %% [markdown]
 # **Check** against the library's heads, for each map with each way to aggregate. `max` takes the largest value of each
 # channel, `attention` weights the local features by a learned query. The number is the largest difference between MbA
-# and AbM with the same weights, relative to the size of the values.
+# and AbM with the same weights, relative to the size of the values. One cell of six should be zero, up to rounding.
+#
+# **Claim:** With a linear map and the mean, MbA and AbM are the same function.
+#
+# **Claim:** With a perceptron, or with another aggregation than the mean, they are not.
 
 
 # %%
@@ -150,20 +152,8 @@ differences = pd.DataFrame(
         for projection in ("linear", "mlp")
     }
 )
-lesson.table(
-    differences.map("{:.1e}".format),
-    "differences",
-    "Largest difference of MbA and AbM with equal weights",
-)
-
-# %% [markdown]
-# One cell of six is zero (what is left is rounding): linear with mean. Everything else makes a difference.
-#
-# **Claim:** With a linear map and the mean, MbA and AbM are the same function.
-#
-# **Claim:** With a perceptron, or with another aggregation than the mean, they are not.
-
-# %%
+caption = "Largest difference of MbA and AbM with equal weights"
+display(lesson.table(differences.map("{:.1e}".format), "differences", caption))
 lesson.claim(
     "With a linear map and the mean, MbA and AbM are the same function.",
     differences.loc["mean", "linear"] < 1e-5,
@@ -185,7 +175,7 @@ lesson.claim(
 # orders, must retrieve equally well. If they did not, the experiment would be wrong, not the theory.
 #
 # **Exercise.** The attention query starts at zero. What is the difference for linear + attention at the very start of
-# a training? And after the first step?
+# a training? And once the query has learned something?
 
 # %% tags=["solution"]
 with torch.inference_mode():
@@ -194,10 +184,11 @@ with torch.inference_mode():
     )
     first_pool.map.load_state_dict(first_map.map.state_dict())
     at_start = float((first_map(f) - first_pool(f)).abs().max())
-print(f"{at_start:.1e}")
-assert at_start < 1e-5
-# A query of zero gives all local features the same weight: attention starts as the mean. After one step the query
-# is no longer zero, and as it looks at mapped features here and unmapped ones there, the two orders part.
+lesson.answer("A query of zero weighs all alike: attention starts as the mean.", at_start < 1e-5)
+lesson.answer(
+    "A query that has learned to look for something parts the two orders.",
+    differences.loc["attention", "linear"] > 1e-3,
+)
 
 # %% [markdown]
 # ## 2. What does the curve change?
@@ -205,7 +196,8 @@ assert at_start < 1e-5
 # Our F is linear, then the curve GELU, then linear. Only the curve is not linear, so only there the order can matter.
 # GELU lets positive values through and suppresses negative ones.
 #
-# **By hand.** What enters the hidden units (the outputs of the first linear layer), and the two orders at the curve:
+# **By hand.** What enters the hidden units (the outputs of the first linear layer), and the two orders at the curve.
+# **Check** against the library's head in both orders: the rest is linear, so the order after the curve is free.
 
 # %%
 first, curve, second = head
@@ -213,11 +205,6 @@ with torch.inference_mode():
     inputs = first(one)  # L, D: patches, hidden units
     mean_of_gelus, gelu_of_mean = curve(inputs).mean(0), curve(inputs.mean(0))
     by_hand = second(mean_of_gelus), second(gelu_of_mean)
-
-# %% [markdown]
-# **Check** against the library's head in both orders: the rest is linear, so the order after the curve is free.
-
-# %%
 library = copy.deepcopy(model.image_head)
 library.aggregate.pooling = "mean"
 with torch.inference_mode():
@@ -226,24 +213,15 @@ with torch.inference_mode():
 print("the same features")
 
 # %% [markdown]
-# **Picture.** Left the unit with the largest difference: each blue dot is a patch. Right all units.
-
-# %%
-unit = int((mean_of_gelus - gelu_of_mean).abs().argmax())
-lesson.figure(
-    plotting.gelu_gap(inputs, unit),
-    "gelu",
-    "Mean of the curve against curve of the mean, real hidden units",
-)
-
-# %% [markdown]
-# A unit that is strongly on for a few patches and off for the others may have a mean near or below zero. AbM then hears
-# next to nothing; MbA still hears those few. A small finding in a large image is such a case: this is the reason to
-# hope for something from MbA.
+# **Picture.** Left the unit with the largest difference: each blue dot is a patch. Right all units. With mean pooling,
+# the GELU alone makes the difference.
 #
 # **Claim:** For most hidden units the mean of the curve lies above the curve of the mean.
 
 # %%
+unit = int((mean_of_gelus - gelu_of_mean).abs().argmax())
+caption = "Mean of the curve against curve of the mean, real hidden units"
+display(lesson.figure(plotting.gelu_gap(inputs, unit), "gelu", caption))
 above = float((mean_of_gelus > gelu_of_mean - 1e-6).float().mean())
 print(f"{above:.0%} of the units")
 lesson.claim(
@@ -251,8 +229,16 @@ lesson.claim(
 )
 
 # %% [markdown]
+# A unit that is strongly on for a few patches and off for the others may have a mean near or below zero. AbM then hears
+# next to nothing; MbA still hears those few. A small finding in a large image is such a case: this is the reason to
+# hope for something from MbA.
+#
 # The same seen from behind, by the **gradient** that each patch's local feature gets from the contrastive loss: what
 # this patch is told to change. Both heads aggregate by the mean here, too.
+#
+# **Claim:** Under AbM all patches of an image get the same gradient from the contrastive loss.
+#
+# **Claim:** Under MbA each patch gets its own.
 
 
 # %%
@@ -273,13 +259,6 @@ unlike = {
 print(
     {name: f"{value:.1%} of the gradient differs between patches" for name, value in unlike.items()}
 )
-
-# %% [markdown]
-# **Claim:** Under AbM all patches of an image get the same gradient from the contrastive loss.
-#
-# **Claim:** Under MbA each patch gets its own.
-
-# %%
 lesson.claim(
     "Under AbM all patches of an image get the same gradient from the contrastive loss.",
     unlike["AbM"] < 1e-5,
@@ -309,8 +288,10 @@ local = f[:1].clone().requires_grad_()
 head_of("mlp", "max", "mba")(local).sum().backward()
 reached = int((local.grad.abs().sum(2) > 0).sum())
 print(f"{reached} of {local.shape[1]} patches; there are {common} channels")
-assert reached <= min(common, local.shape[1])
-# Each channel of the common space listens to one patch only, the one with its largest value.
+lesson.answer(
+    "Each channel listens to one patch only, so at most as many patches as there are channels.",
+    reached <= min(common, local.shape[1]),
+)
 
 # %% [markdown]
 # ## 3. One patch that knows
@@ -322,27 +303,21 @@ assert reached <= min(common, local.shape[1])
 # order matter?
 
 # %%
-found = one_patch.compare(seeds=3)
+heads = one_patch.compare(seeds=3)
 
 # %% [markdown]
 # **Picture.** A mark for each seed.
-
-# %%
-lesson.figure(
-    plotting.two_orders(found),
-    "one_patch",
-    "Own report on top, heads alone; who sees the finding is known",
-)
-
-# %% [markdown]
+#
 # **Claim:** If one patch sees the finding and the aggregation chooses (maximum, attention), MbA finds more.
 #
 # **Claim:** With the mean, MbA finds no more, whoever sees it.
 
 # %%
+caption = "Own report on top, heads alone; who sees the finding is known"
+display(lesson.figure(plotting.two_orders(heads), "one_patch", caption))
 gain = {
     (seen_by, pooling): np.subtract(orders["mba"], orders["abm"])
-    for seen_by, poolings in found.items()
+    for seen_by, poolings in heads.items()
     for pooling, orders in poolings.items()
 }
 lesson.claim(
@@ -351,7 +326,7 @@ lesson.claim(
 )
 lesson.claim(
     "With the mean, MbA finds no more, whoever sees it.",
-    max(gain[seen_by, "mean"].mean() for seen_by in found) < 2,
+    max(gain[seen_by, "mean"].mean() for seen_by in heads) < 2,
 )
 
 # %% [markdown]
@@ -372,170 +347,40 @@ lesson.claim(
 
 # %% tags=["solution"]
 straight = one_patch.recall("attention", "mba", "one patch", 0, projection="linear")
-print(f"with a curve {found['one patch']['attention']['mba'][0]:.0f} %, without {straight:.0f} %")
-assert straight < found["one patch"]["attention"]["mba"][0] - 10
-# No: "a finding, whichever it is" is not a direction. To tell a long vector from short ones takes a curve.
+curved = heads["one patch"]["attention"]["mba"][0]
+print(f"with a curve {curved:.0f} %, without {straight:.0f} %")
+lesson.answer("A map without a curve finds the patch less often.", straight < curved - 10)
 
 # %% [markdown]
-# ## 4. What do mapped local features allow?
+# ## 4. Which one finds more?
 #
-# From here on, the models are as they were trained. With MbA each patch and each word has its own place in the common
-# space. And since S^v and S^r (the image's and the report's vector) are means of what each of them gives, their
-# similarity can be taken apart: a product of means is a table of products, averaged. Where the aggregation is the mean,
-# a patch gives its mapped feature; where it is the maximum, it gives the channels in which it is the largest.
-#
-# **By hand.** The cosine of one pair from a table *patches × words*:
+# One training per order cannot compare the orders: another seed could reverse it. So the verdict comes from the
+# committed study, five seeds each, judged by rules that were written down first. The null control of section 1
+# stands beside it. How to compare two models is a topic of [04_retrieval_evaluation](04_retrieval_evaluation.ipynb).
 
 # %%
-n = int(batch.attention_mask[0].sum())
-with torch.inference_mode():
-    patches = grounding.patch_features(model, batch.images[:1])[0]  # L, common space
-    words = grounding.word_features(model, batch.input_ids[:1], batch.attention_mask[:1])[0, :n]
-table = patches @ words.T / (patches.mean(0).norm() * words.mean(0).norm())  # L, T
-print(
-    f"{tuple(table.shape)} → mean {table.mean():.6f}, cosine of the pair {image_mba[0] @ text_mba[0]:.6f}"
+found.verdicts(
+    ("study_phantom", "MbA against AbM, recall of MCR"),
+    ("study_phantom", "MbA against AbM, recall of MCR, equal time"),
+    ("study_openi", "MbA against AbM, recall of MCR"),
+    ("study_openi", "MbA against AbM, recall of MCR, equal time"),
+    (
+        "study_phantom",
+        "null control: linear map and mean, the two orders trained apart (no effect exists)",
+    ),
 )
-
-# %% [markdown]
-# **Check** against the library:
-
-# %%
-torch.testing.assert_close(table, patch_word_table(patches, words))
-torch.testing.assert_close(table.mean().cpu(), image_mba[0] @ text_mba[0], atol=1e-4, rtol=1e-3)
-print("the same")
-
-# %% [markdown]
-# **Claim:** Under MbA the similarity of a pair is exactly the mean of its patch–word table.
-
-# %%
-lesson.claim(
-    "Under MbA the similarity of a pair is exactly the mean of its patch–word table.",
-    abs(float(table.mean()) - float(image_mba[0] @ text_mba[0])) < 1e-4,
-)
-
-# %% [markdown]
-# **Picture.** Each patch's share in the similarity with the own report, compared with the mean of all reports: what
-# glows speaks for *this* report. Where the data set knows the places of its findings, they are framed.
-
-
-# %%
-def known_boxes(limit: int = 5) -> pd.DataFrame:
-    """Test pairs with one finding whose place is known: row of the split, label, box as fractions of the image."""
-    file = lesson.data / "boxes.parquet"
-    if not file.exists():
-        return pd.DataFrame()
-    boxes = pd.read_parquet(file)
-    rows = (
-        pairs.table[["pair_id", "image_path"]].reset_index(names="row").merge(boxes, on="pair_id")
-    )
-    return rows[~rows["pair_id"].duplicated(keep=False)].drop_duplicates("label").head(limit)
-
-
-known = known_boxes()
-rows = known["row"].to_numpy().copy() if len(known) else np.arange(min(5, len(pairs)))
-titles = known["label"].tolist() if len(known) else pairs.table["pair_id"].iloc[rows].tolist()
-
-# %%
-some = pairs.batch(rows, lesson.device)
-speaks_for = (text_mba[rows] - text_mba.mean(0)).to(lesson.device)
-maps = grounding.heat_map(grounding.patch_features(model, some.images), speaks_for).cpu()
-frames = None
-if len(known):
-    sizes = np.array([Image.open(lesson.data / path).size for path in known["image_path"]])
-    frames = boxes_on_square(known[["x0", "y0", "x1", "y1"]].to_numpy(float), sizes)
-lesson.figure(
-    plotting.glows(plotting.to_gray(some.images), maps, titles, frames),
-    "glow",
-    "Which patches speak for the own report (MbA); frames: where the finding was drawn",
-)
-
-# %% [markdown]
-# How often the brightest patch really lies in the frame, against chance and against AbM, is measured in
-# [06_explore](06_explore.ipynb). A picture is not a measurement: five images can be lucky.
-#
-# **Exercise.** The AbM model has a map F, too. Nobody can forbid us to apply it to single patches and words. Does the
-# mean of this table give the similarity of the pair? Predict, then look.
-
-# %% tags=["solution"]
-with torch.inference_mode():
-    patches = grounding.patch_features(abm, batch.images[:1])[0]
-    words = grounding.word_features(abm, batch.input_ids[:1], batch.attention_mask[:1])[0, :n]
-table = patch_word_table(patches, words)
-print(f"mean of the table {table.mean():.4f}, cosine of the pair {image_abm[0] @ text_abm[0]:.4f}")
-assert abs(float(table.mean()) - float(image_abm[0] @ text_abm[0])) > 1e-5
-# It need not: F was trained on aggregated features only, and what it does to a single patch was never asked for.
-
-# %% [markdown]
-# ## 5. Which one finds more?
-#
-# Retrieval of both models on the test split, each with its 95 % interval. *R@K* is the share of queries whose match is
-# among the first K.
-#
-# **Picture.**
-
-# %%
-results = {
-    name: evaluate_run(run, lesson.data, device=lesson.device, command="notebook 02_mba_vs_abm")
-    for name, run in (("MbA", run_mba), ("AbM", run_abm))
-}
-lesson.figure(
-    plotting.recalls(results), "recall", "MbA and AbM on the test split, protocol text-identical"
-)
-
-# %% [markdown]
-# The intervals overlap or they do not, but that is the wrong question: both models answered the *same* queries. A hard
-# image is hard for both. So compare query by query.
-#
-# **By hand.** For each test image: +1 if only MbA finds the report among the first ten, −1 if only AbM, else 0.
-
-# %%
-about = {"texts": pairs.table["report"].tolist(), "labels": pairs.table["labels"].tolist()}
-found = {
-    name: query_ranks(*features, **about)["image_to_text"].ranks <= 10
-    for name, features in (("MbA", (image_mba, text_mba)), ("AbM", (image_abm, text_abm)))
-}
-gain = found["MbA"].double() - found["AbM"].double()
-print(
-    f"only MbA: {int((gain > 0).sum())}, only AbM: {int((gain < 0).sum())}, no difference: {int((gain == 0).sum())}"
-)
-
-# %% [markdown]
-# **Check:** the mean of these is the difference of the two measured R@10.
-
-# %%
-at_ten = [results[name]["image_to_text_R@10"] for name in ("MbA", "AbM")]
-assert abs(100 * float(gain.mean()) - (at_ten[0] - at_ten[1])) < 1e-9
-mean, low, high = bootstrap_mean(gain, pairs.table["patient_id"])
-lesson.number("mba_minus_abm", 100 * mean, "Image-to-text R@10, MbA minus AbM, percent, one seed")
-print(
-    f"MbA − AbM: {100 * mean:+.1f} percentage points, 95 % interval {100 * low:+.1f} … {100 * high:+.1f}"
-)
-
-# %% [markdown]
-# If zero lies within the interval, this run does not say which is better. If it lies outside, it says so *for this
-# seed*: the interval comes from other patients, not from other initial weights or another order of the pairs. A second
-# training of the very same model would differ too. So the verdict of this project does not come from here but from the
-# study over several seeds, with the null control of section 1 beside it.
-#
-# **Exercise.** How many more test images would be needed to make the interval half as wide? Predict, then compare the
-# widths for a part of the patients and for all.
-
-# %% tags=["solution"]
-patients = pairs.table["patient_id"]
-quarter = patients.isin(patients.drop_duplicates().iloc[::4]).to_numpy()
-few = bootstrap_mean(gain[torch.from_numpy(quarter)], patients[quarter])
-print(
-    f"width with a quarter of the patients {100 * (few[2] - few[1]):.1f}, with all {100 * (high - low):.1f}"
-)
-# Four times as many: widths fall with the square root of the number of patients.
 
 # %% [markdown]
 # ## Summary
 #
 # * Linear map and mean: the order does not matter, exactly. That is the null control.
-# * A curve in the map makes the difference (another aggregation than the mean would, too), and MbA tells each patch
-#   its own gradient.
-# * Where one patch alone sees the finding, MbA must help an aggregation that chooses; with the mean it need not.
-# * With MbA a similarity can be read back to patches and words.
-# * Whether MbA *retrieves* better must be measured, over several seeds. BioViL (2022) had a per-patch perceptron and
-#   then a mean on the image side already; what is new here is to have it on both sides.
+# * With the mean, a curve in the map makes the difference, and MbA tells each patch its own gradient.
+# * Where one patch alone sees the finding, MbA must help an aggregation that chooses. With the mean it need not.
+# * Whether MbA *retrieves* better is measured over several seeds, above.
+# * With MbA a similarity can be read back to patches and words: [06_explore](06_explore.ipynb).
+#
+# ## References
+#
+# MCR: [arXiv 2312.15840](https://arxiv.org/abs/2312.15840) · BioViL, which had a perceptron per patch and then a mean
+# on the image side already: Boecking et al. 2022, [arXiv 2204.09817](https://arxiv.org/abs/2204.09817) · GELU:
+# Hendrycks & Gimpel 2016, [arXiv 1606.08415](https://arxiv.org/abs/1606.08415)

@@ -14,6 +14,6 @@ from kit.markup import overlay
 from .alignment import clouds, glows, grounding, shifting
 from .inputs import gallery, pairs, relative_costs, similarity, token_strips, walkthrough
 from .method import frameworks, gelu_gap, mba_abm, two_orders
-from .retrieval import cumulative, films, gallery_sizes, intervals, recalls, top_reports
+from .retrieval import by_depth, cumulative, films, gallery_sizes, intervals, recalls, top_reports
 from .style import Picture, hide, png, to_gray
-from .training import forces, guesses, loss_curves, reconstruction, stacked_costs
+from .training import forces, guesses, loss_curves, reconstruction, schedule, stacked_costs

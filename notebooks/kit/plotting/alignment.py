@@ -84,10 +84,11 @@ def shifting(amounts, gap, recalls: dict, losses: dict) -> Picture:
     of_recall.legend(loc="lower left")
     losses = pd.DataFrame(losses, index=percent)
     losses = losses - losses.min()
-    sns.lineplot(losses, ax=of_loss, palette=[COLOURS["loss"]] * losses.shape[1])
-    for lowest in losses.idxmin():
-        of_loss.plot(lowest, 0, "v", color=COLOURS["ink"], markersize=6)
-    of_loss.set(title="contrastive loss", ylabel="above its lowest (▼)")
+    shades = sns.dark_palette(COLOURS["loss"], losses.shape[1] + 1, reverse=True)[:-1]
+    sns.lineplot(losses, ax=of_loss, palette=shades)
+    for lowest, shade in zip(losses.idxmin(), shades, strict=True):
+        of_loss.plot(lowest, 0, "v", color=shade, markersize=8, markeredgecolor=COLOURS["ink"])
+    of_loss.set(title="contrastive loss", ylabel="above its lowest (▼ in its colour)")
     of_loss.legend(title="temperature", loc="best")
     for ax in axes[0]:
         ax.axvline(0, color=COLOURS["faint"], zorder=0)

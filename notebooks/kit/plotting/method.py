@@ -114,13 +114,13 @@ def mba_abm(f: Tensor, mapped: Tensor, S_mba: Tensor, pooled: Tensor, S_abm: Ten
     """The two orders with real numbers.
 
     Local features f (L, D); above F(f) (L, C) and its mean S_mba (C,); below the mean `pooled` (D,) and F of it,
-    S_abm (C,). Colours are scaled block by block, the last column to one scale.
+    S_abm (C,); under both their difference. Colours are scaled block by block, the last column to one scale.
     """
-    alt = "Above: map every local feature, then average. Below: average, then map"
-    picture, axes = new_picture(4.6, alt=alt)
+    alt = "Above: map every local feature, then average. Below: average, then map; last their difference"
+    picture, axes = new_picture(5.4, alt=alt)
     ax = axes[0, 0]
     bare(ax)
-    ax.set(xlim=(0, 12.2), ylim=(0.2, 7.8))
+    ax.set(xlim=(0, 12.2), ylim=(-1.1, 7.8))
     last = float(torch.cat([S_mba, S_abm]).detach().abs().max())
     rows, mean_of_rows = "F, row\nby row", "mean of\nthe rows"
     ax.text(0, 7.35, "MbA: mapping before aggregation", fontsize=11, fontweight="bold", va="bottom")
@@ -133,6 +133,7 @@ def mba_abm(f: Tensor, mapped: Tensor, S_mba: Tensor, pooled: Tensor, S_abm: Ten
     _draw_tensor(ax, 0, 1.9, f, "$f$")
     _draw_tensor(ax, 4.6, 1.9, pooled, "mean of $f$", before=mean_of_rows)
     _draw_tensor(ax, 9.2, 1.9, S_abm, "$F($mean of $f)$", before="F, once", limit=last)
+    _draw_tensor(ax, 9.2, -0.1, S_mba - S_abm, "difference", limit=last)
     return picture
 
 

@@ -121,6 +121,19 @@ def gallery_sizes(sizes, curves: dict, own: int) -> Picture:
     return picture
 
 
+def by_depth(curves: dict[str, list[float]], ylabel: str) -> Picture:
+    """A score of the first K found, K = 1, 2, …: a curve for a model, then one for chance."""
+    picture, axes = new_picture(
+        3.0, width=6.4, alt=f"{ylabel}, K = 1 to {len(next(iter(curves.values())))}"
+    )
+    ax, colours = axes[0, 0], [COLOURS["mba"], COLOURS["chance"]]
+    for (name, values), colour, style in zip(curves.items(), colours, ("-", DOTTED), strict=True):
+        ks = np.arange(1, len(values) + 1)
+        sns.lineplot(x=ks, y=values, ax=ax, color=colour, linestyle=style, marker="o", label=name)
+    ax.set(xlabel="K, how many of the found reports are read", ylabel=ylabel, ylim=(0, None))
+    return picture
+
+
 def films(sentence: str, found: list[dict]) -> Picture:
     """A sentence above the films it finds, the best at the left, each with its report below.
 

@@ -70,7 +70,7 @@ def stacked_costs(costs: dict[str, dict[str, float]], xlabel: str, title: str = 
 def forces(cosines: Tensor, gradient: Tensor) -> Picture:
     """Cosines of images (rows) and reports (columns), and the gradient of the contrastive loss on each of them.
 
-    The colours of the gradient are scaled to the wrong pairs; the diagonal is stronger than they can show.
+    The colours of the gradient are scaled to the wrong pairs; the diagonal, much stronger, is written in.
     """
     alt = (
         "Left: cosine of each image with each report. Right: what training "
@@ -82,7 +82,20 @@ def forces(cosines: Tensor, gradient: Tensor) -> Picture:
     axes[0, 0].set_title("cosines")
     says = "gradient: below 0 raised, above 0 pushed down"
     draw_pairs(axes[0, 1], gradient, float(wrong.abs().max()), label=says, extend="min")
-    axes[0, 1].set_title("forces")
+    for pair, force in enumerate(gradient.diagonal().tolist()):  # too strong for the colours
+        place = dict(ha="center", va="center", fontsize=5, color="white")
+        axes[0, 1].text(pair + 0.5, pair + 0.5, f"{100 * force:.0f}", **place)
+    axes[0, 1].set_title("forces (true pairs: written in, × 100)")
+    return picture
+
+
+def schedule(rates: list[float]) -> Picture:
+    """The learning rate of every step."""
+    alt = f"The learning rate over {len(rates)} steps: it grows, then falls to zero along half a cosine"
+    picture, axes = new_picture(2.4, width=5.6, alt=alt)
+    ax, steps = axes[0, 0], np.arange(1, len(rates) + 1)
+    sns.lineplot(x=steps, y=rates, ax=ax, color=COLOURS["loss"], marker="o")
+    ax.set(xlabel="training step", ylabel="learning rate", ylim=(0, None))
     return picture
 
 
