@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from benchmarks.study import comparisons, interval, tables
+from benchmarks.study import comparisons, interval, standing, tables
 from benchmarks.study.arms import GROUPS
 from mcr_lib import retrieval
 
@@ -131,6 +132,53 @@ def test_interval_by_hand():
     assert (still.effect, still.low, still.high, still.detectable) == (0, 0, 0, 0)
     with pytest.raises(ValueError, match="at least 2"):
         interval.find_interval(np.array([1.0]))
+
+
+def test_p_is_where_the_interval_reaches_zero_and_holms_correction_by_hand():
+    rng = np.random.default_rng(3)
+    for effect in (0.0, 0.3, 0.8):
+        drawn = simulated(rng, 5, 80, effect, 0.2, 1.0, 1.0)
+        found = interval.find_interval(*drawn)
+        assert (interval.p_value(*drawn) < 0.05) == (found.low > 0 or found.high < 0)
+    p = interval.p_value(np.array([1.0, 2.0, 4.0]))
+    assert p == pytest.approx(stats.ttest_1samp([1.0, 2.0, 4.0], 0).pvalue)
+    p = rng.random(12) ** 3
+    by_hand, largest = {}, 0.0
+    for place, number in enumerate(sorted(range(12), key=lambda n: p[n])):
+        largest = max(largest, (12 - place) * p[number])
+        by_hand[number] = min(1.0, largest)
+    assert interval.holm(list(p)) == pytest.approx([by_hand[n] for n in range(12)])
+    assert interval.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def arms_with(rsums):
+    return {
+        "best": {"metrics": {"test, unmasked": {"rsum": rsums}}},
+        "other": {"metrics": {"test, unmasked": {"rsum": [1.0, 2.0]}}},
+    }
+
+
+@pytest.mark.parametrize(
+    "rsums, linear, decidable",
+    [
+        ([100.0, 101.0, 102.0], [80.0, 90.0], True),
+        ([100.0, 101.0, 102.0], [80.0, 100.0], False),  # the intervals touch
+        ([60.0, 61.0, 62.0], [80.0, 90.0], False),
+        ([100.0], [80.0, 90.0], False),  # one seed has no interval
+        ([100.0, 101.0, 102.0], None, False),  # nobody has fitted a linear model
+    ],
+)
+def test_a_verdict_on_retrieval_needs_an_arm_above_the_linear_model(rsums, linear, decidable):
+    linear = linear and {"rows": {"linear CCA": {"rsum": 85.0, "interval": {"rsum": linear}}}}
+    rows = comparisons.judge_comparisons(study_of(4.0), None)
+    held = standing.hold_back(rows, arms_with(rsums), linear)
+    verdicts = {row["measured"]: row["verdict"] for row in held}
+    of_recall = verdicts["MbA against AbM, recall of MCR"]
+    assert of_recall == ("supported" if decidable else standing.NOT_DECIDABLE)
+    assert verdicts["MbA against AbM, modality gap of MCR"] in ("undecided", "supported")
+    assert verdicts["MCR against two-stream, equal steps"] == comparisons.NOT_MEASURED
+    content = {"arms": arms_with(rsums), "baselines": linear}
+    assert (" is decidable here" in standing.explain(content)) == decidable
 
 
 def made_up_result(rng, arm="mcr-mba", seed=0, shift=0.0):

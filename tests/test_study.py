@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks import baselines
 from benchmarks.cost import variants
 from benchmarks.study import __main__ as study_command
 from benchmarks.study import (
@@ -24,6 +25,8 @@ from benchmarks.study import (
     measure,
     pictures,
     runs,
+    short,
+    standing,
     step_cost,
     summary,
     tables,
@@ -60,6 +63,16 @@ def with_costs(out):
         {"arms": costs, "steps_of": {}, "device": "cpu", "batch_size": 16, "precision": PRECISION},
     )
     return out
+
+
+@pytest.fixture(scope="module", autouse=True)
+def measured_once(phantom):
+    """The phantom's baselines, measured once for all studies of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "GRID", baselines.GRID[:2])
+        content = baselines.measure_baselines(phantom)
+        patch.setattr(runs, "measure_baselines", lambda data: content)
+        yield content
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +150,7 @@ def test_an_arm_of_ones_own_is_trained_and_judged_against_every_other(phantom, w
     ]
     effect = np.mean(rsum[0]) - np.mean(rsum[1])
     assert rows["mine against mcr-abm, recall"]["effect"] == pytest.approx(effect, abs=0.05)
-    assert rows["mine against mcr-abm, recall"]["verdict"] in (
-        "supported",
-        "undecided",
-        "contradicted",
-    )
+    assert rows["mine against mcr-abm, recall"]["verdict"] == standing.NOT_DECIDABLE  # six steps
     assert "mine against mcr-abm" in tables.format_studies([out / "study.json"])
 
 
@@ -235,7 +244,8 @@ def test_a_finished_study_does_nothing_again(phantom, whole, monkeypatch):
         path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("*") if path.is_file()
     }
     costs = json.loads((whole / "cost.json").read_text())["arms"]
-    assert again["claims"] == comparisons.judge_comparisons(summary.read_results(whole), costs)
+    rows = comparisons.judge_comparisons(summary.read_results(whole), costs)
+    assert again["claims"] == standing.hold_back(rows, again["arms"], again["baselines"])
 
 
 def test_an_interrupted_study_goes_on_and_ends_with_the_same_weights(
@@ -472,7 +482,7 @@ def test_equal_time_gives_the_steps_that_fit(phantom, whole, tmp_path, monkeypat
     )  # what was there stays: runs have their steps from it
     assert kept["steps_of"].items() > costs["steps_of"].items()
     with pytest.raises(RunError, match="--set steps"):
-        runs.resolve_run(ARMS["mcr-mba@time"], 0, "base", {}, costs)
+        runs.resolve_run(ARMS["mcr-mba@flops"], 0, "base", {}, costs)
     with pytest.raises(RunError, match="measured with batch_size=16, now it is 8"):
         other = resolve("smoke", {"batch_size": 8})
         step_cost.complete_costs(whole / "cost.json", [], other, phantom, CPU, 1)
@@ -662,6 +672,75 @@ def test_the_headline_names_a_gpu_only_where_it_trained(whole):
     assert "on H100 in " in tables.headline(content)
 
 
+def test_equal_flops_follow_from_counts_on_any_machine(phantom, tmp_path, monkeypatch):
+    config = resolve("smoke", {"steps": 1000})
+    plan = parse_arms("contrastive-masked-mba@flops,mcr-abm@flops,two-stream-mba")
+    ready = with_costs(tmp_path / "ready") / "cost.json"
+    costs = json.loads(ready.read_text()) | {"batch_size": config.train.batch_size}
+    write_json(ready, costs)
+    monkeypatch.setattr(
+        step_cost, "measure_step_costs", lambda *_: pytest.fail("asked the stopwatch")
+    )
+    found = [step_cost.complete_costs(ready, plan, config, phantom, CPU, 1) for _ in range(2)]
+    assert found[0] == found[1] and set(found[0]["flops"]) == {
+        "contrastive-masked-mba",
+        "mcr-abm",
+        "two-stream-mba",
+    }
+    counted, spent = found[0]["flops"], {}
+    for arm in plan:
+        train = runs.resolve_run(arm, 0, "smoke", {"steps": 1000}, found[0]).train
+        spent[arm.name] = train.steps * counted[arm.plain_name]
+    assert list(spent.values()) == pytest.approx([1000 * counted["two-stream-mba"]] * 3, rel=1e-3)
+    ready.unlink()
+    write_json(ready, costs | {"flops": {}})
+    again = step_cost.complete_costs(ready, plan, config, phantom, CPU, 1)
+    assert again["flops"] == counted
+
+
+def test_baselines_stand_in_the_study_and_of_other_data_are_refused(phantom, whole, tmp_path):
+    content = json.loads((whole / "study.json").read_text())
+    printed = tables.format_studies([whole / "study.json"])
+    for name, row in content["baselines"]["rows"].items():
+        assert f"| {name} |" in printed and f"{row['rsum']:.1f}" in printed
+    held = [row for row in content["claims"] if row["verdict"] == standing.NOT_DECIDABLE]
+    assert held and "Retrieval is not decidable here: the best arm" in printed  # six steps
+    assert {row["unit"] for row in held} == {standing.POINTS}
+    assert standing.CONTROL not in {row["claim"] for row in held}
+    copy = tmp_path / "other"
+    shutil.copytree(whole, copy)
+    other = json.loads((copy / "baselines.json").read_text())
+    other["data"]["sha256"] = "0"
+    write_json(copy / "baselines.json", other)
+    with pytest.raises(RunError, match=r"baselines\.json is of other data"):
+        summary.summarise(copy, profile="smoke", settings={}, command="")
+
+
+def test_the_short_table_and_the_forest(whole, tmp_path, capsys, monkeypatch):
+    drawn, file = tmp_path / "forest.png", whole / "study.json"
+    status, out, _ = call(
+        capsys,
+        monkeypatch,
+        "--table",
+        "--short",
+        "--forest",
+        drawn,
+        file,
+        "benchmarks/results/study_openi.json",
+    )
+    assert status == 0 and drawn.read_bytes().startswith(b"\x89PNG")
+    tables_of = [part for part in out.split("\n\n") if part.startswith("| claim")]
+    assert len(tables_of) == 2 and all(len(part.splitlines()) <= 2 + 6 for part in tables_of)
+    band = short.null_band(json.loads(file.read_text()))
+    assert f"[{band[0]:+.1f}, {band[1]:+.1f}]" in tables_of[0]
+    assert "equal time" in tables_of[1]  # of that study the arms of equal time are shown
+    picture = short.forest([file])
+    lines = {line.get_label() for line in picture.axes[2].lines}
+    assert {"chance", "linear CCA", "label oracle", "attribute oracle"} <= lines
+    status, _, err = call(capsys, monkeypatch, "--short", "--data", "x", "--out", "y")
+    assert status == 2 and "--short and --forest go with --table" in err
+
+
 def test_the_table_of_arms_means_deviations_chance_and_shares_of_two_streams_cost():
     def arm(rsum, steps):
         way = {
@@ -672,6 +751,7 @@ def test_the_table_of_arms_means_deviations_chance_and_shares_of_two_streams_cos
         tables = {"test, unmasked": rsum, "test, masked": [5.0, 5.0], "chance": [1.0, 1.0]}
         return {
             "steps": steps,
+            "seconds": [100.0, 140.0],
             "metrics": {name: way | {"rsum": values} for name, values in tables.items()},
         }
 
@@ -683,6 +763,7 @@ def test_the_table_of_arms_means_deviations_chance_and_shares_of_two_streams_cos
         {
             "arms": {"mcr-mba@time": arm([30.0, 34.0], 70), "mcr-abm": arm([8.0, 8.0], 50)},
             "cost": {"arms": costs},
+            "config": {"train": {"batch_size": 10}},
         }
     )
     assert len(head) == len(chance) == len(first) == len(second)
@@ -698,10 +779,13 @@ def test_the_table_of_arms_means_deviations_chance_and_shares_of_two_streams_cos
         "",
         "",
         "",
+        "",
+        "",
     ]
     assert first[:6] == ["mcr-mba@time", "70", "11.0 / 21.0", "11.0 / 21.0", "32.0 (2.8)", "5.0"]
-    assert first[8:] == ["2 (0.50)", "2 (0.50)", "4 (0.50)"] and second[4:6] == ["8.0", "5.0"]
-    assert second[6:] == ["–"] * 5
+    assert first[8:10] == ["0.0014", "2.0"]  # 70 steps of 10 pairs of 2 MFLOP
+    assert first[10:] == ["2 (0.50)", "2 (0.50)", "4 (0.50)"] and second[4:6] == ["8.0", "5.0"]
+    assert second[6:9] == ["–"] * 3 and second[10:] == ["–"] * 3
 
 
 def test_fig_3_has_a_band_of_one_standard_deviation_over_seeds(whole):

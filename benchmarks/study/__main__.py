@@ -2,6 +2,7 @@
 
 python -m benchmarks.study --data data/phantom --out runs/study --seeds 5 --arms core,time,null
 python -m benchmarks.study --table benchmarks/results/study_phantom.json
+python -m benchmarks.study --table --short --forest forest.png benchmarks/results/study_{phantom,openi}.json
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Annotated
 import typer
 
 from data_prep.commands import QUIET, UsageError, command_line, flag, option, run_app
+from data_prep.folder import atomic
 from mcr_lib.__main__ import Device, Profile, Set
 
 MODULE = "benchmarks.study"
@@ -24,13 +26,15 @@ Out = option(Path | None, "the study's folder; what is in it is not done again")
 Seeds = option(str, "how many, each for every arm; or a part of them: 3-4")
 Arms = option(
     str,
-    "arms or groups (core, time, null, pooling, projection, mask, mask@time, weights), by commas",
+    "arms or groups (core, flops, time, null, pooling, projection, mask, mask@time, weights), by commas",
 )
 OwnArm = option(
     list[str], "an arm of your own: NAME=key=value,key=value on top of MCR with MbA", "--arm"
 )
 Merge = option(list[Path], "another study's folder, made on another machine")
 Table = flag("--table", "print what study.json FILES say, as Markdown")
+Short = flag("--short", "with --table: at most six rows for each file")
+Forest = option(Path | None, "with --table: draw the same as one figure, FILE.png")
 
 
 @app.command()
@@ -45,6 +49,8 @@ def main(
     settings: Set = [],  # noqa: B006 (typer copies it)
     merge: Merge = [],  # noqa: B006
     table: Table = False,
+    short: Short = False,
+    forest: Forest = None,
     device: Device = "auto",
 ):
     """Train arms × seeds, resumably, and judge every claim of the paper: OUT/study.json."""
@@ -54,8 +60,10 @@ def main(
         if not files:
             example = f"python -m {MODULE} --table benchmarks/results/*.json"
             raise UsageError(f"--table takes study.json files: {example}")
-        print(format_studies(files))
+        _show(files, short, forest)
         return
+    if short or forest:
+        raise UsageError("--short and --forest go with --table and FILES")
     if data is None or out is None or files:
         raise UsageError("a study takes --data and --out (or --table and FILES)")
     from benchmarks.study.figures import write_figures
@@ -79,6 +87,17 @@ def main(
     print(format_studies([out / "study.json"]))
     for path in write_figures(out, data, content, where):
         print(path)
+
+
+def _show(files: list[Path], short: bool, forest: Path | None) -> None:
+    from benchmarks.study import short as in_short
+    from benchmarks.study.tables import format_studies
+    from kit.plotting.style import png
+
+    print(in_short.format_short(files) if short else format_studies(files))
+    if forest:
+        with atomic(forest) as temporary:
+            temporary.write_bytes(png(in_short.forest(files), dpi=110))
 
 
 if __name__ == "__main__":

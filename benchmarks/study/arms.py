@@ -26,13 +26,23 @@ WEIGHTS = ((0.1, 0.1), (0.3, 0.3), (3.0, 3.0), (1.0, 0.0), (0.0, 1.0))  # of L_m
 class Arm:
     """`settings`: config keys on top of the profile.
 
-    With `time_of` it gets as many steps as fit into the time that this other arm takes for the profile's steps, by
-    the measured seconds of a step of both (step_cost.py).
+    With `budget_of` it gets as many steps as cost what the profile's steps cost this other arm (step_cost.py): by the
+    counted operations of a step of both where its name ends with @flops, by measured seconds where with @time.
     """
 
     name: str
     settings: dict = field(hash=False)
-    time_of: str | None = None
+    budget_of: str | None = None
+
+    @property
+    def plain_name(self) -> str:
+        """The arm whose step it takes."""
+        return self.name.partition("@")[0]
+
+    @property
+    def budget(self) -> str:
+        """What is equal: flops, time, or nothing but the steps ('')."""
+        return self.name.partition("@")[2]
 
 
 def _settings(framework: str, alignment: str, **more) -> dict:
@@ -48,14 +58,19 @@ def _weight_settings(image: float, text: float) -> dict:
     return _settings("mcr", "mba", **weights)
 
 
-GROUPS: dict[str, tuple[Arm, ...]] = {
-    "core": tuple(Arm(f"{f}-{a}", _settings(f, a)) for f, a in product(FRAMEWORKS, ALIGNMENTS)),
-    # the same, with the steps that the time of two-stream with MbA allows
-    "time": tuple(
-        Arm(f"{f}-{a}@time", _settings(f, a), "two-stream-mba")
+def _equal_to_two_stream(budget: str) -> tuple[Arm, ...]:
+    return tuple(
+        Arm(f"{f}-{a}@{budget}", _settings(f, a), "two-stream-mba")
         for f, a in product(FRAMEWORKS, ALIGNMENTS)
         if (f, a) != ("two-stream", "mba")
-    ),
+    )
+
+
+GROUPS: dict[str, tuple[Arm, ...]] = {
+    "core": tuple(Arm(f"{f}-{a}", _settings(f, a)) for f, a in product(FRAMEWORKS, ALIGNMENTS)),
+    # the same, with the steps that the operations of two-stream with MbA allow, or its time
+    "flops": _equal_to_two_stream("flops"),
+    "time": _equal_to_two_stream("time"),
     # a linear map and the mean: both orders are the same function, so any difference is noise
     "null": tuple(
         Arm(f"null-{a}", _settings("mcr", a, projection="linear", pooling="mean"))

@@ -36,6 +36,7 @@ class Claim(_Part):
     interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None
     verdict: str
     detectable: float | None
+    p_holm: float | None = None
     repeats: int
     arms: str
 
@@ -78,7 +79,20 @@ class Costs(_Part):
 
     arms: dict[str, StepCost] = {}
     steps_of: dict[str, float] = {}
+    flops: dict[str, float] = {}
     device: str | None = None
+
+
+class BaselineRow(_Part):
+    rsum: float
+
+
+class Baselines(_Part):
+    """What benchmarks.baselines writes, as far as a study repeats it."""
+
+    data: Data
+    chance: dict[str, float]
+    rows: dict[str, BaselineRow]
 
 
 class Study(_Part):
@@ -165,6 +179,11 @@ def read_result(path: Path) -> dict:
 def read_costs(path: Path) -> dict:
     """cost.json. Raises DamagedFile."""
     return _read(path, Costs)
+
+
+def read_baselines(path: Path) -> dict:
+    """baselines.json. Raises DamagedFile."""
+    return _read(path, Baselines)
 
 
 def read_gap(path: Path) -> dict:

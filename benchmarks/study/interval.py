@@ -45,6 +45,19 @@ def find_interval(effects: np.ndarray, influence: np.ndarray | None = None) -> I
     ValueError with fewer than two seeds: one seed says nothing of the spread over seeds.
     """
     effects = np.asarray(effects, float)
+    parts = _parts_of_variance(effects, influence)
+
+    def combined(distance) -> float:
+        return float(np.sqrt(sum(distance(df) ** 2 * variance for variance, df in parts)))
+
+    mean, half = float(effects.mean()), combined(_threshold)
+    return Interval(mean, mean - half, mean + half, combined(_detectable_distance))
+
+
+def _parts_of_variance(
+    effects: np.ndarray, influence: np.ndarray | None
+) -> list[tuple[float, int]]:
+    """The variance of the mean effect: (variance, degrees of freedom) of the seeds' part and of the patients'."""
     seeds = len(effects)
     if seeds < 2:
         raise ValueError(f"an interval over seeds needs at least 2, got {seeds}")
@@ -54,12 +67,30 @@ def find_interval(effects: np.ndarray, influence: np.ndarray | None = None) -> I
         covariance = influence @ influence.T * patients / (patients - 1)  # S, S
         shared = (covariance.sum() - covariance.trace()) / (seeds * (seeds - 1))
         parts.append((max(0.0, shared), patients - 1))
+    return parts
 
-    def combined(distance) -> float:
-        return float(np.sqrt(sum(distance(df) ** 2 * variance for variance, df in parts)))
 
-    mean, half = float(effects.mean()), combined(_threshold)
-    return Interval(mean, mean - half, mean + half, combined(_detectable_distance))
+def p_value(effects: np.ndarray, influence: np.ndarray | None = None, least: float = 1e-6) -> float:
+    """1 − the level of the interval that just reaches 0; `least` for anything smaller. Else as find_interval."""
+    parts, effect = _parts_of_variance(effects, influence), float(np.mean(effects))
+
+    def beyond(p: float) -> float:
+        """By how much the interval of level 1 − p stays away from 0."""
+        half = np.sqrt(sum(stats.t.ppf(1 - p / 2, df) ** 2 * variance for variance, df in parts))
+        return abs(effect) - float(half)
+
+    if effect == 0:
+        return 1.0
+    return least if beyond(least) > 0 else brentq(beyond, least, 1.0)
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Holm's correction: each p as it counts among all of them, in their order."""
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for place, number in enumerate(np.argsort(p_values)):
+        largest = max(largest, (len(p_values) - place) * p_values[number])
+        adjusted[number] = min(1.0, float(largest))
+    return adjusted
 
 
 @cache

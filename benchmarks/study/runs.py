@@ -3,6 +3,7 @@
     OUT/runs/<arm>-seed<n>/     run folders, as `train` leaves them
     OUT/results/<arm>-seed<n>.json   what was measured of it: numbers only, query by query; no text, no patient's name
     OUT/cost.json               seconds, memory and FLOPs of a step, of the arms where they are compared or set equal
+    OUT/baselines.json          what can be had without the method: chance, a linear model, oracles
     OUT/study.json              arms, claims, verdicts: small enough to commit
 
 What is there is not done again, and what was interrupted goes on: start the same command once more. Several processes
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.baselines import measure_baselines
 from benchmarks.study import step_cost, text_scores
 from benchmarks.study.arms import ARMS, GROUPS, Arm, parse_arms
 from benchmarks.study.files import read_result
@@ -75,6 +77,7 @@ def run_study(
     merge: tuple[Path, ...] = (),
     cost_repeats: int = step_cost.REPEATS,
     scored: int = text_scores.MOST,
+    with_baselines: bool = True,
 ) -> dict:
     """Train and measure what is missing of arms × seeds ('5': 0 … 4; '3-4': these), then judge all in OUT/results.
 
@@ -90,6 +93,8 @@ def run_study(
     with locked(out / ".cost.lock"):  # a second process on this folder waits, and finds it measured
         path = out / "cost.json"
         costs = step_cost.complete_costs(path, plan, config, data, device, cost_repeats)
+        if with_baselines and not (out / "baselines.json").exists():
+            write_json(out / "baselines.json", measure_baselines(data))
     runs = []
     for seed, arm in product(numbers, plan):
         run_config = resolve_run(arm, seed, profile, settings, costs)
@@ -109,8 +114,8 @@ def run_reduced_study(
 ) -> dict:
     """A study small enough for `make reproduce`.
 
-    Three arms, two seeds, a hundredth of the steps, costs twice, and the reports found by 20 queries scored (METEOR
-    takes longer than such a training).
+    Three arms, two seeds, a hundredth of the steps, costs twice, the reports found by 20 queries scored (METEOR takes
+    longer than such a training), and no baselines: so short a training decides nothing on retrieval.
     """
     steps = max(2, round((resolve(profile).train.steps or 6000) / 100))
     return run_study(
@@ -124,6 +129,7 @@ def run_reduced_study(
         command=command,
         cost_repeats=2,
         scored=20,
+        with_baselines=False,
     )
 
 
@@ -145,13 +151,13 @@ def parse_seeds(text: str) -> range:
 def resolve_run(arm: Arm, seed: int, profile: str, settings: dict, costs: dict) -> RunConfig:
     """The configuration of one run: the profile, then the study's settings, then the arm's, then the seed."""
     config = resolve(profile, {**settings, **arm.settings, "seed": seed})
-    if arm.time_of is None:
+    if arm.budget_of is None:
         return config
     if config.train.steps is None:
         raise RunError(
-            f"arm {arm.name} takes its steps from those of {arm.time_of}: give them with --set steps=…"
+            f"arm {arm.name} takes its steps from those of {arm.budget_of}: give them with --set steps=…"
         )
-    steps = round(config.train.steps * costs["steps_of"][step_cost.timed_arm(arm)])
+    steps = round(config.train.steps * step_cost.steps_ratio(arm, costs))
     return config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
 
 
@@ -199,7 +205,8 @@ def _open_folder(out: Path, merge: tuple[Path, ...]) -> None:
 
 
 def _merge_study(half: Path, out: Path) -> None:
-    """Copy another study's results (and its cost.json, if there is none here). RunError where the two contradict."""
+    """Copy another study's results (and its costs and baselines, if there are none here). RunError where the two
+    contradict."""
     theirs = sorted((half / "results").glob("*.json"))
     if not theirs:
         raise RunError(f"{half}: no study to merge, there is nothing in {half / 'results'}")
@@ -211,8 +218,9 @@ def _merge_study(half: Path, out: Path) -> None:
             raise RunError(
                 f"{path} and {ours} are two different runs of one arm and seed; remove one of them"
             )
-    if (half / "cost.json").exists() and not (out / "cost.json").exists():
-        shutil.copy2(half / "cost.json", out / "cost.json")
+    for name in ("cost.json", "baselines.json"):
+        if (half / name).exists() and not (out / name).exists():
+            shutil.copy2(half / name, out / name)
 
 
 def _weights_of(result: Path) -> str:

@@ -1,5 +1,6 @@
 """What a training step of an arm costs in the study's own conditions: FLOPs, seconds, peak memory; kept as
-OUT/cost.json, from which arms of equal time have their steps. Real batches, read as training reads them, and each
+OUT/cost.json, from which arms of equal cost have their steps. FLOPs are counted, so they are the same everywhere;
+seconds are one machine's. Real batches, read as training reads them, and each
 measurement in a fresh process of its own, so that none profits from what another left behind. Not here: where the FLOPs
 go, part by part (notebook 03), and training itself.
 """
@@ -49,18 +50,21 @@ def complete_costs(
     device: torch.device,
     repeats: int,
 ) -> dict:
-    """The costs in cost.json: of the two arms that the claims compare, and of those that arms of equal time need.
+    """The costs in cost.json: of the two arms that the claims compare, and of those that arms of equal cost need.
 
     What is not there is measured first; a second machine is handed the file. RunError if it was measured otherwise.
     """
-    costs = _read_costs(path, config, device)
+    plan, costs = list(plan), _read_costs(path, config, device)
     new = _find_timed_arms(plan, costs)
     names = [name for name in COST_ARMS if name not in costs["arms"]]
     names = list(dict.fromkeys([*names, *new, *new.values()]))
-    if not names:
+    counted = _find_counted_arms(plan, costs)
+    if not names and not counted:
         return costs
-    configs = {name: _with_settings(config, ARMS[name].settings) for name in names}
-    measured = measure_step_costs(configs, data, device, repeats)
+    configs = {name: _with_settings(config, ARMS[name].settings) for name in [*names, *counted]}
+    timed = {name: configs[name] for name in names}
+    measured = measure_step_costs(timed, data, device, repeats) if timed else {}
+    costs["flops"] |= count_flops({name: configs[name] for name in counted}, data)
     steps_of = {}
     for arm, other in new.items():
         steps_of[arm] = _median_ratio(measured[other]["seconds"], measured[arm]["seconds"])
@@ -77,13 +81,24 @@ def complete_costs(
 
 def _find_timed_arms(plan: Iterable[Arm], costs: dict) -> dict[str, str]:
     """Arm → the arm whose time it gets, where that was not measured yet."""
-    given_time_of = {timed_arm(arm): arm.time_of for arm in plan if arm.time_of}
-    return {arm: other for arm, other in given_time_of.items() if arm not in costs["steps_of"]}
+    given = {arm.plain_name: arm.budget_of for arm in plan if arm.budget == "time"}
+    return {arm: other for arm, other in given.items() if arm not in costs["steps_of"]}
 
 
-def timed_arm(arm: Arm) -> str:
-    """The arm whose step an arm of equal time takes."""
-    return arm.name.removesuffix("@time")
+def _find_counted_arms(plan: Iterable[Arm], costs: dict) -> list[str]:
+    """The arms whose operations are still to be counted."""
+    asked = []
+    for arm in plan:
+        if arm.budget == "flops":
+            asked += [arm.plain_name, arm.budget_of]
+    return [name for name in dict.fromkeys(asked) if name not in costs["flops"]]
+
+
+def steps_ratio(arm: Arm, costs: dict) -> float:
+    """How many of its steps cost what one step of the arm costs whose budget it has."""
+    if arm.budget == "flops":
+        return costs["flops"][arm.budget_of] / costs["flops"][arm.plain_name]
+    return costs["steps_of"][arm.plain_name]
 
 
 def _read_costs(path: Path, config: RunConfig, device: torch.device) -> dict:
@@ -94,8 +109,8 @@ def _read_costs(path: Path, config: RunConfig, device: torch.device) -> dict:
         "precision": precision_name(autocast_dtype(config.train.precision, device)),
     }
     if not path.exists():
-        return {"arms": {}, "steps_of": {}, **conditions}
-    costs = read_costs(path)
+        return {"arms": {}, "steps_of": {}, "flops": {}, **conditions}
+    costs = {"flops": {}, **read_costs(path)}
     for key, value in conditions.items():
         if costs.get(key) != value:
             raise RunError(
@@ -144,6 +159,17 @@ def measure_step_costs(
             for key, value in values.items():
                 costs[name][key].append(value)
     return costs
+
+
+def count_flops(configs: dict[str, RunConfig], data: Path) -> dict[str, float]:
+    """name → operations per pair, all with the vocabulary that is trained on `data` for the first."""
+    if not configs:
+        return {}
+    tokenizer = make_tokenizer(next(iter(configs.values())), folder.read(data))
+    return {
+        name: count_step_flops(with_vocabulary(config, tokenizer))
+        for name, config in configs.items()
+    }
 
 
 def count_step_flops(config: RunConfig, pairs: int = 2) -> float:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.study import comparisons, text_scores
+from benchmarks.study import comparisons, standing, text_scores
 from benchmarks.study.arms import ARMS, arm_of
-from benchmarks.study.files import read_costs, read_result
+from benchmarks.study.files import read_baselines, read_costs, read_result
+from benchmarks.study.interval import find_interval, measure_value
 from data_prep.folder import write_json
 from data_prep.provenance import provenance
 from mcr_lib.engine.run_folder import VOCABULARY, RunError
@@ -57,7 +58,7 @@ def _shared_settings(result: dict) -> dict:
     """What a result must have in common with the others of its study."""
     arm = arm_of(result)
     own = {"seed", *arm.settings}
-    if arm.time_of:
+    if arm.budget_of:
         own.add("steps")
     settings = flatten_config(result["config"])
     return {
@@ -72,6 +73,9 @@ def summarise(out: Path, *, profile: str, settings: dict, command: str) -> dict:
     results = read_results(out)
     first, costs = results[0], read_costs(Path(out) / "cost.json")
     about = provenance()
+    arms, baselines = _summarise_arms(results), _find_baselines(Path(out), first)
+    claims = comparisons.judge_comparisons(results, costs["arms"])
+    variants = comparisons.judge_variants(results) + comparisons.judge_own(results)
     has_meteor = all(result["nlg"]["image_to_text"]["METEOR"] for result in results)
     content = {
         "study": first["data"]["name"],
@@ -85,21 +89,33 @@ def summarise(out: Path, *, profile: str, settings: dict, command: str) -> dict:
         "seeds": sorted({result["seed"] for result in results}),
         "gallery": _describe_gallery(first),
         "trained_on": _distinct([_describe_training(result) for result in results]),
-        "claims": comparisons.judge_comparisons(results, costs["arms"]),
-        "variants": comparisons.judge_variants(results) + comparisons.judge_own(results),
+        "claims": standing.hold_back(claims, arms, baselines),
+        "variants": standing.hold_back(variants, arms, baselines),
+        "baselines": baselines,
         "repeat": _repeat_command(results, profile, settings),
         "null_control": [
             {"arm": result["arm"], "seed": result["seed"], **result["both_orders"]}
             for result in results
             if "both_orders" in result
         ],
-        "arms": _summarise_arms(results),
+        "arms": arms,
         "cost": costs,
         "config": {part: first["config"][part] for part in ("model", "train")},
         "nlg_note": None if has_meteor else text_scores.NO_JAVA,
     }
     write_json(Path(out) / "study.json", content)
     return content
+
+
+def _find_baselines(out: Path, result: dict) -> dict | None:
+    """OUT/baselines.json, as far as the tables show it. RunError if it is of other data."""
+    path = out / "baselines.json"
+    if not path.exists():
+        return None
+    baselines = read_baselines(path)
+    if baselines["data"]["sha256"] != result["data"]["sha256"]:
+        raise RunError(f"{path} is of other data than the study; remove it, and it is made again")
+    return {name: baselines[name] for name in ("chance", "rows")}
 
 
 def _repeat_command(results: list[dict], profile: str, settings: dict) -> str:
@@ -157,11 +173,19 @@ def summarise_arm(runs: list[dict]) -> dict:
         "seconds": [run["training"]["training_seconds"] for run in runs],
         "parameters": first["training"]["parameters"],
         "metrics": {split: _per_seed(runs, "metrics", split) for split in first["metrics"]},
+        "rsum_interval": _rsum_interval(runs) if several else None,
         "gap": {stage: _per_seed(runs, "gap", stage) for stage in first["gap"]},
         "gradient_agreement": [run["gradient_agreement"] for run in runs],
         "nlg": _combine_curves(runs, _mean),
         "nlg_sd": _combine_curves(runs, _deviation) if several else None,
     }
+
+
+def _rsum_interval(runs: list[dict]) -> list[float]:
+    """95 % interval of RSum over seeds and patients."""
+    values, influence = zip(*(measure_value(run, "rsum") for run in runs), strict=True)
+    found = find_interval(np.array(values), np.array(influence))
+    return _round([found.low, found.high])
 
 
 def _per_seed(runs: list[dict], kind: str, where: str) -> dict[str, list[float]]:

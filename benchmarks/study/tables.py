@@ -9,14 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.study.comparisons import COST_ARMS, NOT_MEASURED, POINTS
+from benchmarks.study import standing
+from benchmarks.study.comparisons import COST_ARMS, NOT_MEASURED
 from benchmarks.study.files import AGAIN, read_study
+from benchmarks.study.standing import POINTS
 from data_prep.own_files import read_json
 
 ABOUT_ARMS = (
     "What each arm scored on the test split (mean over seeds; in percent, image→text / text→image; RSum with "
-    "its standard deviation), and what a step of it costs (in brackets, as a share of two-stream-mba's)"
+    "its standard deviation, of the linear model with its interval), and what it costs: all its training, and a step "
+    "(in brackets, as a share of two-stream-mba's)"
 )
+WITHOUT_THE_METHOD = ("most frequent report", "linear CCA", "label oracle", "attribute oracle")
 SCORES = {  # column → table of metrics, name in it
     "R@1": ("test, unmasked", "R@1"),
     "R@10": ("test, unmasked", "R@10"),
@@ -25,6 +29,7 @@ SCORES = {  # column → table of metrics, name in it
     "mAP by label": ("test, label-match", "mAP"),
     "precision@10 by label": ("test, label-match", "precision@10"),
 }
+ALL_TRAINING = ("TFLOP in all", "minutes in all")
 COSTS = {  # column → measure, unit
     "MFLOP per pair": ("flops", 1e-6),
     "seconds a step": ("seconds", 1),
@@ -36,6 +41,7 @@ CLAIM_HEAD = (
     "effect [95 % interval]",
     "verdict",
     "smallest detectable",
+    "p, Holm",
     "arms",
 )
 
@@ -51,25 +57,34 @@ def format_studies(files: list[Path]) -> str:
         if "claims" not in read_json(path, AGAIN):
             print(f"{path}: holds no claims, passed over", file=sys.stderr)
             continue
-        content = read_study(path)
+        content = read_judged(path)
         rows = [row for row in content["claims"] if row not in shown_costs]
         shown_costs += [row for row in rows if row["unit"] == "ratio"]
         parts += _format_study(path.name, content, rows)
     return "\n".join(parts)
 
 
+def read_judged(path: Path) -> dict:
+    """study.json, without verdicts on retrieval where its data do not allow one."""
+    content = read_study(path)
+    for part in ("claims", "variants"):
+        rows = content.get(part, [])
+        content[part] = standing.hold_back(rows, content["arms"], content.get("baselines"))
+    return content
+
+
 def _format_study(name: str, content: dict, rows: list[dict]) -> list[str]:
     """One study's lines of Markdown, with these rows of its claims."""
     parts = [
         f"{headline(content)}; `{name}`. A row is made again by `{content['repeat']}`, with the "
-        "arms of its last column.",
+        f"arms of its last column. {standing.explain(content)}",
         "",
     ]
     if any(row["verdict"] != NOT_MEASURED for row in rows):
         parts += [format_claims(rows), ""]
     if content.get("variants"):
         parts += ["Variants of MCR, by the same rule:", "", format_claims(content["variants"]), ""]
-    return [*parts, f"{ABOUT_ARMS}:", "", _format_table(arm_cells(content)), ""]
+    return [*parts, f"{ABOUT_ARMS}:", "", format_table(arm_cells(content)), ""]
 
 
 def format_claims(rows: list[dict]) -> str:
@@ -78,11 +93,11 @@ def format_claims(rows: list[dict]) -> str:
     marked = []
     for claim, what, effect, verdict, *rest in lines:
         marked.append((claim, what, effect, f"**{verdict}**", *rest))
-    table = _format_table([CLAIM_HEAD, *marked])
+    table = format_table([CLAIM_HEAD, *marked])
     return f"{table}\n\n{missing}" if missing else table
 
 
-def _format_table(lines: list) -> str:
+def format_table(lines: list) -> str:
     """Cells, the first line of which is the head."""
     head, *body = lines
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *body])
@@ -108,7 +123,9 @@ def row_cells(row: dict) -> tuple[str, ...]:
     digits = 1 if row["unit"] == POINTS else 3
     detectable = f"{row['detectable']:.{digits}f}" if row["detectable"] else "–"
     effect = _effect_cell(row, digits)
-    return row["claim"], row["measured"], effect, row["verdict"], detectable, row["arms"] or "–"
+    p = row.get("p_holm")
+    p = "–" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001"
+    return row["claim"], row["measured"], effect, row["verdict"], detectable, p, row["arms"] or "–"
 
 
 def _effect_cell(row: dict, digits: int) -> str:
@@ -129,15 +146,51 @@ def _effect_cell(row: dict, digits: int) -> str:
 
 
 def arm_cells(content: dict) -> list[list[str]]:
-    """The cells of a table with a line per arm: a head, chance, the arms. Costs are medians over repeats; "–": not
-    measured."""
-    arms, costs = content["arms"], content["cost"].get("arms", {})
-    lines = [["arm", "steps", *SCORES, *COSTS], _chance_line(next(iter(arms.values()))["metrics"])]
+    """The cells of a table with a line per arm: a head, chance, what can be had without the method, the arms. Costs are
+    medians over repeats; "–": not measured."""
+    arms, costs = content["arms"], _step_costs(content["cost"])
+    lines = [["arm", "steps", *SCORES, *ALL_TRAINING, *COSTS]]
+    lines.append(_chance_line(next(iter(arms.values()))["metrics"]))
+    lines += _baseline_lines(content.get("baselines"))
     for arm, about in arms.items():
         scores = [_score_cell(about["metrics"], *which) for which in SCORES.values()]
-        of_step = [_cost_cell(costs, arm.removesuffix("@time"), *which) for which in COSTS.values()]
-        lines.append([arm, str(about["steps"]), *scores, *of_step])
+        plain = arm.partition("@")[0]
+        of_step = [_cost_cell(costs, plain, *which) for which in COSTS.values()]
+        lines.append([arm, str(about["steps"]), *scores, *_all_training(content, arm), *of_step])
     return lines
+
+
+def _step_costs(cost: dict) -> dict:
+    """arm → measure → value or values, of arms whose operations alone were counted too."""
+    counted = {name: {"flops": flops} for name, flops in cost.get("flops", {}).items()}
+    return counted | cost.get("arms", {})
+
+
+def _baseline_lines(baselines: dict | None) -> list[list[str]]:
+    lines = []
+    for name in WITHOUT_THE_METHOD if baselines else ():
+        row = baselines["rows"].get(name)
+        if row:
+            of_row = {key: [value] for key, value in row.items() if isinstance(value, float)}
+            tables = {"test, unmasked": of_row, "test, label-match": of_row}
+            scores = [_score_cell(tables, *which) for which in SCORES.values()]
+            if row.get("interval"):
+                low, high = row["interval"]["rsum"]
+                scores[list(SCORES).index("RSum")] += f" [{low:.1f}, {high:.1f}]"
+            lines.append([name, "", *scores, *[""] * len((*ALL_TRAINING, *COSTS))])
+    return lines
+
+
+def _all_training(content: dict, arm: str) -> list[str]:
+    """Operations and minutes of all of an arm's training."""
+    about, flops = content["arms"][arm], _step_costs(content["cost"])
+    flops = flops.get(arm.partition("@")[0], {}).get("flops")
+    batch_size = content.get("config", {}).get("train", {}).get("batch_size")
+    operations = "–"
+    if flops and batch_size:
+        operations = f"{flops * batch_size * about['steps'] * 1e-12:.3g}"
+    seconds = about.get("seconds")
+    return [operations, f"{np.mean(seconds) / 60:.1f}" if seconds else "–"]
 
 
 def _chance_line(metrics: dict) -> list[str]:
@@ -146,7 +199,7 @@ def _chance_line(metrics: dict) -> list[str]:
     for where, name in SCORES.values():
         of_chance = "chance, label-match" if where == "test, label-match" else "chance"
         scores.append(_score_cell(metrics, of_chance, name))
-    return ["chance", "", *scores, *[""] * len(COSTS)]
+    return ["chance", "", *scores, *[""] * len((*ALL_TRAINING, *COSTS))]
 
 
 def _score_cell(metrics: dict, where: str, name: str) -> str:
