@@ -16,11 +16,12 @@ class Fact:
 
 @dataclass(frozen=True)
 class Choice:
-    """Something we could not read in the paper: the config keys, our value, the reason."""
+    """Something we could not read in the paper: config keys, our value, the reason, the paper's values by key."""
 
     keys: tuple[str, ...]
     value: str
     reason: str
+    paper: dict
 
 
 _CONTENT = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
@@ -37,6 +38,6 @@ def markdown() -> str:
     lines += ["", "**What we chose, where we could not read the paper**", ""]
     lines += ["| setting | value | reason |", "|---|---|---|"]
     for choice in CHOICES:
-        names = [key if " " in key else f"`{key}`" for key in choice.keys]
-        lines.append(f"| {', '.join(names)} | {choice.value} | {choice.reason} |")
+        names = ", ".join(key if " " in key else f"`{key}`" for key in choice.keys)
+        lines.append(f"| {names} | {choice.value} | {choice.reason} |")
     return "\n".join(lines)
