@@ -21,13 +21,13 @@ from data_prep.images import letterbox, read_gray
 from data_prep.tables_out import guarded
 from mcr_lib.data import prepare_images, store_size
 from mcr_lib.features import QueryError, check_query
-from mcr_lib.grounding import contributions, heat_map, split_words
 from mcr_lib.index import Hit, Index
 from mcr_lib.masking import IMAGE_STREAM, TEXT_STREAM, counter_noise, mask_report, random_masking
 from mcr_lib.model import MCR
 from mcr_lib.question import WITHOUT, as_row, combine, name_duplicates, thin
 from mcr_lib.ranking import normal_text
 
+from .grounding import contributions, heat_map, split_words
 from .markup import marked_html, overlay, picture_html, render
 
 WHOLE = -1  # in place of a word's number: the whole text

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from kit.explore import Searcher
 from kit.markup import marked_html, overlay, picture_html, render
+from kit.patches import removed_mask
 from kit.widgets import WIDE, Explorer, numbered
 from mcr_lib.config import MCRConfig
-from mcr_lib.masking import mask_report, random_masking, removed_mask
+from mcr_lib.masking import mask_report, random_masking
 from mcr_lib.modality_gap import gap_distance
 from mcr_lib.model import Batch
 from mcr_lib.retrieval import query_ranks
@@ -24,7 +25,7 @@ from .plotting import clouds
 from .plotting.style import png, to_gray
 
 BESIDE = Markup('<div style="flex:1;min-width:280px">{}</div>')
-HIDDEN = Markup('<span style="background:#999;color:#fff">[MASK]</span>')
+HIDDEN = Markup('<span style="background:#A9CDE6;color:#222">[MASK]</span>')
 TABLE = Markup(
     '<table style="font-size:13px"><tr><th>report (✓ its own)</th><th>cosine</th><th>probability</th><th></th></tr>'
     "{}</table>"

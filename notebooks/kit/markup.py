@@ -15,12 +15,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from mcr_lib import paper
+
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True
 )
 
 
 GLOW = (213 / 255, 94 / 255, 0.0)  # RGB, the colour of texts (Okabe & Ito's vermillion)
+HIDDEN = (169 / 255, 205 / 255, 230 / 255)  # RGB, of all that is masked: pale blue
 
 
 def readable_labels(labels: str) -> str:
@@ -61,20 +64,35 @@ def marked_html(text: str, spans: list[tuple[int, int]], weights: list[float]) -
     return render("marked.html", pieces=[*pieces, (text[end:], 0)])
 
 
-def overlay(gray, glow=None, size: int = 224, strength: float = 0.72) -> np.ndarray:
+def overlay(
+    gray, glow=None, size: int = 224, strength: float = 0.72, most: float | None = None
+) -> np.ndarray:
     """gray (H, W) in [0, 1] with a map (S, S) laid over it → (size, size, 3) uint8. Only what is
-    positive in the map glows, against its own maximum; nan (masked) is gray."""
+    positive in the map glows, against `most` (None: its own maximum); nan (masked) is pale blue."""
     ground = _enlarge(torch.as_tensor(gray), size, "bicubic").clamp(0, 1).expand(-1, -1, 3)
     if glow is not None:
         glow = torch.as_tensor(glow).float()
         shown = glow.nan_to_num(0).clamp(min=0)
-        alpha = strength * _enlarge(shown / shown.max().clamp(min=1e-12), size, "bilinear")
+        scale = max(float(shown.max()) if most is None else most, 1e-12)
+        alpha = strength * _enlarge(shown / scale, size, "bilinear").clamp(max=1)
         ground = (1 - alpha) * ground + alpha * torch.tensor(GLOW)
         masked = _enlarge(glow.isnan(), size, "nearest") > 0
-        ground = torch.where(masked, torch.full_like(ground, 0.6), ground)
+        ground = torch.where(masked, torch.tensor(HIDDEN), ground)
     return (255 * ground).round().byte().numpy()
 
 
 def _enlarge(x: Tensor, size: int, mode: str) -> Tensor:
     """(h, w) → (size, size, 1)."""
     return interpolate(x[None, None].float(), size=(size, size), mode=mode)[0, 0, :, :, None]
+
+
+def paper_tables() -> str:
+    """Both lists as Markdown tables, as the lessons show them."""
+    lines = [f"**What the paper says** ({paper.PAPER})", "", "| fact | where |", "|---|---|"]
+    lines += [f"| {fact.what} | {fact.where} |" for fact in paper.FACTS]
+    lines += ["", "**What we chose, where we could not read the paper**", ""]
+    lines += ["| setting | value | reason |", "|---|---|---|"]
+    for choice in paper.CHOICES:
+        names = ", ".join(key if " " in key else f"`{key}`" for key in choice.keys)
+        lines.append(f"| {names} | {choice.value} | {choice.reason} |")
+    return "\n".join(lines)

@@ -1,12 +1,17 @@
 # %% [markdown]
 # # 00 · Start here
 #
-# **The question.** What is in the box, and does my machine run it?
+# **The question.** What does it do, what is in the box, and does my machine run it?
 #
-# **What may surprise you.** The whole model of the paper, two encoders, two decoders and three losses, handles one
-# image with its report on any laptop in a moment. Only doing it often takes long.
+# **What may surprise you.** The whole model of the paper, two encoders, two decoders and three losses, handles a pair
+# in a moment. One pair is fast; training is slow because there are many.
 #
-# **How long.** This is the shortest of the notebooks: nothing is trained here.
+# **You need.** A little Python and an idea of what a neural network is. Nothing of medicine.
+#
+# **You will be able to.** Search images by a sentence and reports by an image, and follow one pair through the model,
+# step by step, to its three losses.
+#
+# **Minutes.** The search comes in the first one. Twenty to read.
 #
 # The paper is *Masked Contrastive Reconstruction for Cross-modal Medical Image-Report Retrieval* (MCR), [arXiv
 # 2312.15840](https://arxiv.org/abs/2312.15840). Its task: given a chest radiograph, find its report among many (and
@@ -16,7 +21,7 @@
 # All notebooks begin with the same two cells: the parameters, and a cell that checks them.
 
 # %% tags=["parameters"]
-profile: str = ""  # smoke (seconds), demo (two CPU cores, minutes), base (a GPU); empty: demo if trained
+profile: str = ""  # smoke (seconds), demo (minutes), base (a GPU); empty: demo where it is trained
 data: str = ""  # data set folder made by `python -m data_prep`; empty: a synthetic one is drawn
 out: str = ""  # folder for what the notebooks leave; empty: runs/<profile>
 seed: int = 0  # of the initial weights, the order of the pairs and the masks
@@ -28,9 +33,7 @@ from kit.lesson import Lesson
 lesson = Lesson.begin("00_start_here")
 
 # %%
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -41,30 +44,65 @@ from IPython.display import Markdown, display
 from data_prep import folder
 from data_prep.images import read_gray
 from kit import plotting
+from kit.explore import Searcher
+from kit.front_picture import found_films, known_boxes
 from kit.lesson import environment
-from mcr_lib import paper
-from mcr_lib.config import resolve
+from kit.markup import paper_tables
+from kit.patches import removed_mask
 from mcr_lib.data import PairData
 from mcr_lib.encoders import patchify, take
-from mcr_lib.losses import image_reconstruction_loss, text_reconstruction_loss
-from mcr_lib.masking import random_masking, removed_mask
+from mcr_lib.losses import contrastive_loss, image_reconstruction_loss, text_reconstruction_loss
+from mcr_lib.masking import random_masking
 from mcr_lib.model import MCR
-from mcr_lib.tokenizer import train_tokenizer
+from mcr_lib.run import load_run
+from mcr_lib.search import build_index
 
 # %% [markdown]
-# If the last cell ran, everything needed is installed. This is what your machine has:
+# ## 1. What does it do?
+#
+# It finds. Give it a sentence, and it looks through images it has never seen, of patients it has never seen, for those
+# that fit. Where the box above says so, the model has learned next to nothing, and so the hits are nonsense.
 
 # %%
-lesson.table(
-    pd.Series(environment(), name="here").to_frame(),
-    "environment",
-    "The machine these numbers are from",
-)
+run = lesson.train()
+trained, tokenizer = load_run(run, lesson.device)
+index = build_index(run, lesson.data, split="test", device=lesson.device)
+searcher = Searcher(index, trained, tokenizer)
 
 # %% [markdown]
-# A GPU is not needed for the profiles `smoke` and `demo`.
-#
-# ## 1. What goes in?
+# **Picture.** A sentence, and the three images it finds. What glows are the patches that speak for the sentence. Blue
+# frames show where the finding really is, where the data know it; the model never saw them.
+
+# %%
+sentence = "Large left pleural effusion."
+films = found_films(searcher, sentence, known_boxes(lesson.data))
+lesson.figure(plotting.films(sentence, films), "films", f"What is found for “{sentence}”")
+
+# %% [markdown]
+# And the other way round: given an image, it finds the reports that fit. Change the sentence above, or the row here,
+# and run the cells again. [06_explore](06_explore.ipynb) has inputs to type into.
+
+# %%
+row = 0
+own = index.table.at[row, "report"]
+hits = index.search(index.features["images"][row], k=3, among="texts", per="report")
+asked = {
+    "gray": searcher.pixels(row) / 255,
+    "own": own,
+    "hits": [(hit.score, hit.report, "own" if hit.report == own else "other") for hit in hits],
+}
+lesson.figure(plotting.top_reports([asked]), "reports", "The first three reports for one image")
+
+# %% [markdown]
+# If this ran, everything needed is installed. A GPU is not needed for the profiles `smoke` and `demo`. This is what
+# your machine has:
+
+# %%
+caption = "The machine these numbers are from"
+lesson.table(pd.Series(environment(), name="here").to_frame(), "environment", caption)
+
+# %% [markdown]
+# ## 2. What goes in?
 #
 # The kit reads one kind of folder, whatever the data came from: a table with one row per image–report pair, and the
 # images. Without your own data, it draws a **phantom**: a synthetic data set of sketched chest radiographs with
@@ -74,13 +112,7 @@ lesson.table(
 # %%
 table = folder.read(lesson.data)
 funnel = folder.read_json(lesson.data / "funnel.json")
-pd.Series(funnel, name="left after this step").to_frame()
-
-# %% [markdown]
-# The **funnel** says how many pairs each preparation step left over. The phantom loses none; with real archives, look
-# here first when a count is not what you expected.
-
-# %%
+display(pd.Series(funnel, name="left after this step").to_frame())
 table.groupby("split").agg(
     pairs=("pair_id", "size"),
     patients=("patient_id", "nunique"),
@@ -88,6 +120,9 @@ table.groupby("split").agg(
 )
 
 # %% [markdown]
+# The **funnel** says how many pairs each preparation step left over. The phantom loses none; with real archives, look
+# here first when a count is not what you expected.
+#
 # Patients never stand in two splits: a model that has seen a patient's earlier image could otherwise recognise the
 # patient instead of the finding. Some reports are written twice, word for word; why this matters for the score is the
 # topic of notebook 04.
@@ -96,16 +131,11 @@ table.groupby("split").agg(
 
 # %%
 shown = table[table["labels"] != ""].iloc[:3]
-known = lesson.data / "boxes.parquet"
-boxes = pd.read_parquet(known).groupby("pair_id") if known.exists() else None
+boxes = known_boxes(lesson.data)
 frames = [
-    []
-    if boxes is None or pair not in boxes.groups
-    else boxes.get_group(pair)[["x0", "y0", "x1", "y1", "label"]].values.tolist()
+    boxes.loc[boxes["pair_id"] == pair, ["x0", "y0", "x1", "y1", "label"]].values.tolist()
     for pair in shown["pair_id"]
 ]
-
-# %%
 images = [np.asarray(read_gray(lesson.data / path)) / 255 for path in shown["image_path"]]
 figure = plotting.pairs(images, shown["report"].tolist(), shown["pair_id"].tolist(), frames)
 lesson.figure(figure, "pairs", "Three image–report pairs of the data set")
@@ -116,21 +146,16 @@ lesson.figure(figure, "pairs", "Three image–report pairs of the data set")
 # are cut into pieces, and a piece that continues a word starts with `##`.
 
 # %%
-config = resolve(lesson.profile, {"seed": lesson.seed, "pooling": "mean"})  # pooling: see section 2
-reports = table.loc[table["split"] == "train", "report"]
-tokenizer = train_tokenizer(reports, config.model.vocab_size, Path(tempfile.mkdtemp()))
 vocabulary = tokenizer.get_vocab()
-print(
-    len(vocabulary),
-    "tokens in the vocabulary, the first:",
-    tokenizer.convert_ids_to_tokens(list(range(5))),
-)
+first = tokenizer.convert_ids_to_tokens(list(range(5)))
+print(len(vocabulary), "tokens in the vocabulary, the first:", first)
 
 # %% [markdown]
 # The first five are special: padding, an unknown piece, begin and end of a report, and `[MASK]`, which will be
 # important.
 #
-# **By hand.** Cutting a word: take the longest piece that stands in the vocabulary, then go on behind it.
+# **By hand.** Cutting a word: take the longest piece that stands in the vocabulary, then go on behind it. The last word
+# here is new to this vocabulary, yet its pieces can be read. **Check** on all words of the test reports.
 
 
 # %%
@@ -151,12 +176,6 @@ def cut_by_hand(word: str) -> list[str]:
 words = ["the", "heart", "is", "enlarged", "pneumopericardium"]
 print([cut_by_hand(word) for word in words])
 
-# %% [markdown]
-# The last word is probably new to this vocabulary, yet nothing is lost: its pieces can be read.
-#
-# **Check** that this is what the library's tokenizer does, on all words of the test reports:
-
-# %%
 test_words = sorted(set(" ".join(table.loc[table["split"] == "test", "report"]).lower().split()))
 test_words = [word for word in test_words if word.isalpha()]
 assert all(cut_by_hand(word) == tokenizer.tokenize(word) for word in test_words)
@@ -166,13 +185,13 @@ print(f"all {len(test_words)} words are cut alike")
 # **Exercise.** A colleague types *pneumothorax* in Greek letters. Predict the tokens, then open the folded cell below.
 
 # %% tags=["solution"]
-print(tokenizer.tokenize("πνευμοθώραξ"))
-assert tokenizer.tokenize("πνευμοθώραξ") == ["[UNK]"]
-# No piece of it is in the vocabulary. The library refuses a tokenizer that does this to more than a tenth of all
-# tokens: a wrong vocabulary would otherwise turn every report into [UNK] without a warning.
+lesson.answer(
+    "No piece of it is in the vocabulary, so one token stands for all: unknown.",
+    tokenizer.tokenize("πνευμοθώραξ") == ["[UNK]"],
+)
 
 # %% [markdown]
-# ## 2. What happens to one pair?
+# ## 3. What happens to one pair?
 #
 # Four words are used in all notebooks. The **encoders** E_v (image) and E_r (report) give **local features** f^v and
 # f^r: one vector for each image patch and for each token. A small network F maps every local feature into the **common
@@ -185,22 +204,21 @@ assert tokenizer.tokenize("πνευμοθώραξ") == ["[UNK]"]
 # another, the largest value of each channel; in this notebook it is the mean in every profile.
 
 # %%
-special = tuple(sorted(tokenizer.all_special_ids))  # never masked, never guessed
-config.model.vocab_size, config.model.special_token_ids = len(vocabulary), special
-config.model.mask_token_id = tokenizer.mask_token_id
-pairs = PairData(lesson.data, "test", tokenizer, config.model)
-
-# %%
+config = trained.config.model_copy(update={"pooling": "mean"})
+pairs = PairData(lesson.data, "test", tokenizer, config)
 torch.manual_seed(lesson.seed)
-model = MCR(config.model).to(lesson.device).eval()
+model = MCR(config).to(lesson.device).eval()
 print(
-    f"{sum(p.numel() for p in model.parameters()):,} weights, drawn at random: this model has not learned anything"
+    f"{sum(p.numel() for p in model.parameters()):,} weights, drawn at random: nothing is learned"
 )
 
 # %% [markdown]
 # **By hand.** One pair through the model, each step on its own line, with the shape of what comes out. `N` is the
 # number of pairs, here one; `L` counts patches, `T` tokens. Mind the names: the network F is `map` in the code, where
-# `F` is PyTorch's `functional`, as everywhere. Random numbers, the **noise**, decide what is hidden (notebook 01).
+# `F` is PyTorch's `functional`, as everywhere. Random numbers, the **noise**, decide what is hidden (notebook 01). The
+# model is a new one, untrained, so that nothing in it is mysterious.
+#
+# **Claim:** One image–report pair goes through the whole model in less than a minute.
 
 # %%
 started = time.perf_counter()
@@ -239,19 +257,14 @@ lesson.number(
     "Seconds for one pair through the whole untrained model, first call",
 )
 
-# %% [markdown]
-# The last line is the time in seconds, for reading the pair, masking, both encoders, both maps and both decoders. D_v
-# answers for hidden patches only and D_r for masked tokens only: nothing else is scored, so their last blocks are
-# computed only there.
-#
-# **Claim:** One image–report pair goes through the whole model in less than a minute.
-
-# %%
 lesson.claim(
     "One image–report pair goes through the whole model in less than a minute.", seconds < 60
 )
 
 # %% [markdown]
+# D_v answers for hidden patches only and D_r for masked tokens only: nothing else is scored, so their last blocks are
+# computed only there.
+#
 # **Picture.** The same tensors. What is hidden is pale blue. In the maps, each row is one local feature, orange is
 # positive, purple negative. A vertical stripe means: all rows say the same here. An untrained encoder has many.
 
@@ -290,11 +303,14 @@ print("the same numbers")
 # Our batch holds one pair. Predict its value before you open the solution. Does it depend on the weights?
 
 # %% tags=["solution"]
-assert float(output.contrastive_loss) == 0, "and it would be for any weights"
-# There is nothing to choose from. So the number of pairs in a batch is part of the task, not only of the speed.
+lesson.answer("0: with one report there is nothing to choose from.", output.contrastive_loss == 0)
+lesson.answer(
+    "It does not depend on the weights: the trained model pays 0 as well.",
+    trained(one).contrastive_loss == 0,
+)
 
 # %% [markdown]
-# ## 3. What is the model asked to do?
+# ## 4. What is the model asked to do?
 #
 # Three tasks at once: tell the pairs of a batch apart (L_vrc), guess the hidden pixels (L_mim), guess the hidden words
 # (L_mrm). Before training, we know what each loss must be near, because we know what guessing costs:
@@ -346,25 +362,16 @@ lesson.figure(
 #
 # **By hand.** The contrastive loss from this matrix: each image should give its own report the largest share, and each
 # report its own image. Before the shares are made, the cosines are multiplied by `logit_scale`, a learned number that
-# makes small differences large; 1 / `logit_scale` is called the **temperature**.
+# makes small differences large; 1 / `logit_scale` is called the **temperature**. **Check** against the library.
+#
+# **Claim:** A model that knows nothing pays about log N for choosing among N reports.
 
 # %%
 logits = output.logit_scale * cosines
 image_to_text = -logits.log_softmax(dim=1).diagonal().mean()
 text_to_image = -logits.log_softmax(dim=0).diagonal().mean()
 by_hand = (image_to_text + text_to_image) / 2
-
-# %% [markdown]
-# **Check:** the same value as the library's.
-
-# %%
 torch.testing.assert_close(by_hand, output.contrastive_loss)
-print(float(by_hand))
-
-# %% [markdown]
-# **Claim:** A model that knows nothing pays about log N for choosing among N reports.
-
-# %%
 lesson.claim(
     "A model that knows nothing pays about log N for choosing among N reports.",
     abs(float(output.contrastive_loss - guessing["contrastive_loss"])) < 0.7,
@@ -375,12 +382,16 @@ lesson.claim(
 # would change if the pairs came in another order?
 
 # %% tags=["solution"]
-from mcr_lib.losses import contrastive_loss
-
 blind = contrastive_loss(output.image_features, output.text_features, torch.tensor(0.0))
-torch.testing.assert_close(blind.cpu(), guessing["contrastive_loss"])
-print(
-    f"scale 0: {float(blind):.4f} = log {N}, all reports count alike; and the order changes none of the three"
+lesson.answer(
+    "With a scale of 0 all reports count alike: log N.",
+    torch.allclose(blind.cpu(), guessing["contrastive_loss"]),
+)
+with torch.inference_mode():
+    turned = model(pairs.batch(torch.arange(N).flip(0).numpy(), lesson.device))
+lesson.answer(
+    "The order of the pairs changes none of the three.",
+    all(torch.allclose(getattr(turned, n), getattr(output, n), atol=1e-4) for n in guessing),
 )
 
 # %% [markdown]
@@ -391,7 +402,7 @@ print(
 # is ours.
 
 # %%
-display(Markdown(paper.markdown()))
+display(Markdown(paper_tables()))
 
 # %% [markdown]
 # ## Where to go from here
@@ -411,7 +422,13 @@ display(Markdown(paper.markdown()))
 #
 # ## Summary
 #
-# * One folder format in, unit vectors out; a pair takes no time, the number of pairs does.
+# * One folder format in, unit vectors out. One pair is fast; training is slow because there are many.
 # * Local features are mapped to the common space one by one and then aggregated (here averaged): Mapping before
 #   Aggregation.
 # * Three losses, each with a known price of guessing. A training that does not go below it has learned nothing.
+#
+# ## References
+#
+# MCR: [arXiv 2312.15840](https://arxiv.org/abs/2312.15840) · vision transformers: Dosovitskiy et al. 2021,
+# [arXiv 2010.11929](https://arxiv.org/abs/2010.11929) · contrastive learning of images and texts: Radford et al. 2021,
+# [arXiv 2103.00020](https://arxiv.org/abs/2103.00020)

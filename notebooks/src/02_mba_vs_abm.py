@@ -274,7 +274,9 @@ own = (gradients["MbA"] - gradients["MbA"].mean(1, keepdim=True)).norm(dim=2)  #
 side = round(own.shape[1] ** 0.5)
 grays = plotting.to_gray(batch.images)
 above_least = (own - own.amin(1, keepdim=True)).reshape(-1, side, side).cpu()
-figure = plotting.glows(grays[:5], above_least[:5], pairs.table["pair_id"][:5].tolist())
+figure = plotting.glows(
+    grays[:5], above_least[:5], pairs.table["pair_id"][:5].tolist(), unit="its own gradient"
+)
 lesson.figure(
     figure, "gradients", "How far each patch's gradient differs from the mean of all patches, MbA"
 )

@@ -39,6 +39,7 @@ from IPython.display import display
 from timm.models.vision_transformer import Block
 
 from kit import cost, found, plotting
+from kit.patches import removed_mask
 from mcr_lib.config import MCRConfig, read_config
 from mcr_lib.data import PairData, TrainBatches
 from mcr_lib.encoders import patchify, take
@@ -46,7 +47,7 @@ from mcr_lib.engine.checkpoint import weights_sha256
 from mcr_lib.engine.large_batch import named_losses
 from mcr_lib.evaluate import evaluate_run
 from mcr_lib.losses import contrastive_loss, image_reconstruction_loss, text_reconstruction_loss
-from mcr_lib.masking import random_masking, removed_mask
+from mcr_lib.masking import random_masking
 from mcr_lib.model import MCR
 from mcr_lib.run import load_run
 from mcr_lib.tokenizer import load_tokenizer

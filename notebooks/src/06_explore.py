@@ -7,15 +7,20 @@
 # each patch and each word has its own place in the common space, and one can ask a patch what it thinks of a word. How
 # often the answer is right is measured here, against boxes that the model never saw.
 #
-# **How long.** Short, when the earlier notebooks have trained; else as long as training the two models takes.
+# **You need.** The two orders, MbA and AbM, of [02_mba_vs_abm](02_mba_vs_abm.ipynb).
 #
-# You need two names: **MbA** maps local features to the common space and then aggregates them to one vector (the way of
+# **You will be able to.** Search by sentence and by image, light the patches that speak for a word, and say how far a
+# score and a map may be trusted.
+#
+# **Minutes.** Half an hour to read and play. It runs in two where the models are trained.
+#
+# Two names: **MbA** maps local features to the common space and then aggregates them to one vector (the way of
 # the paper, see [00_start_here](00_start_here.ipynb)), **AbM** aggregates first and then maps.
 # [02_mba_vs_abm](02_mba_vs_abm.ipynb) is about the difference. Aggregated is by the mean or, in the `demo` profile, by
 # the maximum of each channel.
 
 # %% tags=["parameters"]
-profile: str = ""  # smoke (seconds), demo (two CPU cores, minutes), base (a GPU); empty: demo if trained
+profile: str = ""  # smoke (seconds), demo (minutes), base (a GPU); empty: demo where it is trained
 data: str = ""  # data set folder made by `python -m data_prep`; empty: a synthetic one is drawn
 out: str = ""  # folder for what the notebooks leave; empty: runs/<profile>
 seed: int = 0  # of the initial weights, the order of the pairs and the masks
@@ -38,10 +43,10 @@ from kit import plotting
 from kit.boxes import bootstrap_mean, boxes_on_square, measure_grounding, prompt
 from kit.explore import Searcher
 from kit.explorers import WordExplorer
+from kit.grounding import heat_map, patch_features, word_features
 from kit.widgets import RetrievalExplorer
 from mcr_lib.data import prepare_images, store_size
 from mcr_lib.features import encode_pictures
-from mcr_lib.grounding import heat_map, patch_features, word_features
 from mcr_lib.index import Index
 from mcr_lib.run import load_run
 from mcr_lib.search import build_index
@@ -78,12 +83,12 @@ RetrievalExplorer(searchers, sentence="Large left pneumothorax.", k=5)
 # Without a running kernel you see the state in which it was left. Try in any case:
 #
 # * a finding that the phantom knows (effusion, mass, pacemaker), then one that it does not (appendicitis):
-#   the search always answers; does the score tell you that the answer is nonsense?
+#   the search always answers;
 # * the same sentence with `MbA, masked`: query and gallery are now seen as in training, with half of the patches and a
 #   quarter of the words gone;
 # * an image, and then *Light up* with single words of the best report.
 #
-# **By hand.** A search is one matrix product.
+# **By hand.** A search is one matrix product. **Check** that the index finds the same rows with the same scores.
 
 # %%
 tokens = mba.tokenizer("Large left pneumothorax.", return_tensors="pt").to(lesson.device)
@@ -91,19 +96,52 @@ with torch.inference_mode():
     query = mba.model.encode_text(tokens["input_ids"], tokens["attention_mask"])[0].cpu()
 scores = mba.index.features["images"] @ query  # gallery, D @ D → gallery
 best = scores.argsort(descending=True)[:5]
-
-# %% [markdown]
-# **Check** that the index finds the same rows with the same scores:
-
-# %%
 hits = mba.index.search(query, k=5, among="images")
 assert [hit.row for hit in hits] == best.tolist()
 np.testing.assert_allclose([hit.score for hit in hits], scores[best], atol=1e-6)
-pd.DataFrame({"score": [hit.score for hit in hits], "labels": [hit.labels for hit in hits]}).round(
-    3
+found = {"score": [hit.score for hit in hits], "labels": [hit.labels for hit in hits]}
+pd.DataFrame(found).round(3)
+
+# %% [markdown]
+# **Can a score reveal nonsense?** These images know nothing of an appendix. So ask for findings that the phantom draws,
+# and for what it cannot know, and compare the score of the best image. Beside it: into how many pieces the tokenizer
+# had to cut each word, because it never saw it whole.
+#
+# **Claim:** The best image for nonsense scores as high as the best image for a real finding.
+#
+# **Claim:** The tokenizer cuts every nonsense sentence into more pieces a word than any sentence about a finding.
+
+# %%
+asked = {
+    "finding": ["Cardiomegaly.", "Pacemaker.", "Left pleural effusion.", "Right rib fracture."],
+    "nonsense": ["Appendicitis.", "Broken ankle.", "The cat sat on the mat.", "Purple rain."],
+}
+lines = []
+for kind, sentences in asked.items():
+    for sentence in sentences:
+        read = mba.read(sentence)
+        pieces = sum(word is not None for word in read.word_of_token) / len(read.spans)
+        score = float((mba.index.features["images"] @ read.feature).max())
+        lines.append({"": sentence, "kind": kind, "score": score, "pieces a word": pieces})
+asked = pd.DataFrame(lines).set_index("")
+display(lesson.table(asked.round(2), "nonsense", "The best image's score for sense and nonsense"))
+of_kind = asked.groupby("kind")
+lesson.claim(
+    "The best image for nonsense scores as high as the best image for a real finding.",
+    of_kind["score"].median()["nonsense"] >= of_kind["score"].median()["finding"],
+    needs="demo",
+)
+lesson.claim(
+    "The tokenizer cuts every nonsense sentence into more pieces a word than any sentence about a finding.",
+    of_kind["pieces a word"].min()["nonsense"] > of_kind["pieces a word"].max()["finding"],
+    needs="demo",
 )
 
 # %% [markdown]
+# So a score orders the gallery for one question. It says nothing of whether the question makes sense, and two
+# questions' scores cannot be compared. The explorer and `search` refuse a sentence of mostly unknown pieces, and no
+# more.
+#
 # **Exercise.** Only one word differs between *Left pneumothorax.* and *Right pneumothorax.*, and both findings look
 # alike but for the side. Predict: of the first ten images for each sentence, how many have a report with a pneumothorax
 # on the side that was asked for, and how many on the other? Then open the solution.
@@ -125,15 +163,20 @@ def sides(searcher, side: str, k: int = 10) -> dict:
     }
 
 
-pd.DataFrame(
-    {
-        (name, f"asked: {side}"): sides(searchers[name], side)
-        for name in ("MbA", "AbM")
-        for side in ("left", "right")
-    }
-).T
-# Reports that deny a pneumothorax ("no pneumothorax") are not counted on either side. How clearly the sides are told
-# apart says how much of the sentence the model has really read.
+counts = {
+    f"{name}, asked: {side}": sides(searchers[name], side)
+    for name in ("MbA", "AbM")
+    for side in ("left", "right")
+}
+display(pd.DataFrame(counts).T)  # reports that deny a pneumothorax count on neither side
+lesson.answer(
+    "A trained MbA model finds the side that was asked for more often than the other.",
+    all(
+        counts[f"MbA, asked: {side}"][side] > counts[f"MbA, asked: {side}"][other]
+        for side, other in (("left", "right"), ("right", "left"))
+    ),
+    needs="demo",
+)
 
 # %% [markdown]
 # ## 2. Which patch means which word?
@@ -150,7 +193,7 @@ pd.DataFrame(
 # where it is positive.
 #
 # **By hand.** How much does the score change with each patch, and how large is the patch? The product of the two is
-# what it gives, be the aggregation the mean or the maximum: gradient times value.
+# what it gives, be the aggregation the mean or the maximum: gradient times value. **Check** it against the library.
 
 # %%
 certainty = (mba.index.features["images"] * mba.index.features["texts"]).sum(dim=1).numpy()
@@ -169,11 +212,6 @@ S = mba.model.config.img_size // mba.model.config.patch_size  # patches along a 
 map_by_hand = (
     S * S * (mapped.grad * mapped).sum(dim=2).detach().reshape(S, S)
 )  # its mean is what the image gets
-
-# %% [markdown]
-# **Check** it against the library:
-
-# %%
 given = patch_features(mba.model, one.images).cpu()  # 1, L, D: what each patch gives
 torch.testing.assert_close(map_by_hand, heat_map(given, direction)[0], atol=1e-4, rtol=1e-3)
 print(
@@ -183,6 +221,9 @@ print(
 
 # %% [markdown]
 # **Claim:** With MbA, the maps of all tokens average to the map of the whole report.
+#
+# **Picture.** The words that set this report apart most, and what they light up. With the slider below you go through
+# all of them.
 
 # %%
 present = one.attention_mask[0].bool()
@@ -193,12 +234,6 @@ lesson.claim(
     "With MbA, the maps of all tokens average to the map of the whole report.",
     float((of_tokens.mean(dim=0) - map_by_hand).abs().max()) < 1e-3,
 )
-
-# %% [markdown]
-# **Picture.** The words that set this report apart most, and what they light up. With the slider below you go through
-# all of them.
-
-# %%
 report = mba.report(pair)
 weight = report.towards(mba.index.features["images"][pair] - mba.centre["images"])
 named = {
@@ -226,7 +261,7 @@ WordExplorer(mba, pair)
 # %% [markdown]
 # **Exercise.** What if the mean report is *not* subtracted? Take the maps of two sentences, *Cardiomegaly.* and *Right
 # rib fracture.*, on the same image. Predict how much the two maps correlate over the patches: with the mean report
-# subtracted, and without.
+# subtracted, and without. One image settles nothing: try another pair in the cell above.
 
 # %% tags=["solution"]
 sentences = ["Cardiomegaly.", "Right rib fracture."]
@@ -238,8 +273,6 @@ for name, texts in (("without", raw), ("with", raw - mba.centre["texts"])):
 print(
     {f"{name} subtracting the mean report": round(value, 2) for name, value in correlation.items()}
 )
-# Without it, both sentences light up much the same patches: those in which the image looks like an image of a chest at
-# all. This is the gap of notebook 05, seen from inside.
 
 # %% [markdown]
 # AbM has a map F, too, and nobody can forbid us to apply it to single patches. But it was trained on aggregated
@@ -303,9 +336,20 @@ if len(boxes):
 
 # %% [markdown]
 # **Picture.** A few of them, drawn by lot, not by looks: the map for the sentence above each image; the blue frame is
-# the box.
+# the box. All ten have one scale.
+#
+# **By hand.** The pointing game is a few lines: find the hottest patch, look whether the box reaches into it. **Check**
+# against the library, for every box.
+
 
 # %%
+def points_at(heat, box) -> bool:
+    S = len(heat)
+    row, column = divmod(int(heat.argmax()), S)
+    x0, y0, x1, y1 = box * S  # in patches
+    return bool(x0 < column + 1 and x1 > column and y0 < row + 1 and y1 > row)
+
+
 if len(boxes):
     lot = np.random.default_rng(lesson.seed).choice(len(boxes), min(10, len(boxes)), replace=False)
     figure = plotting.glows(
@@ -320,30 +364,15 @@ if len(boxes):
         "MbA: where ten sentences about findings lie in their images; framed: where they are",
     )
     display(figure)
-
-# %% [markdown]
-# **By hand.** The pointing game is a few lines: find the hottest patch, look whether the box reaches into it.
-
-
-# %%
-def points_at(heat, box) -> bool:
-    S = len(heat)
-    row, column = divmod(int(heat.argmax()), S)
-    x0, y0, x1, y1 = box * S  # in patches
-    return bool(x0 < column + 1 and x1 > column and y0 < row + 1 and y1 > row)
-
-
-# %% [markdown]
-# **Check** against the library, for every box:
-
-# %%
-if len(boxes):
     by_hand = [points_at(heat, box) for heat, box in zip(all_maps["MbA"], on_square, strict=True)]
     assert by_hand == results["MbA"]["pointing"].astype(bool).tolist()
     print("the same", len(by_hand), "times")
 
 # %% [markdown]
 # All findings together. The intervals resample patients, for two findings of one patient are no independent witnesses.
+#
+# **Claim:** The hottest patch of a trained MbA map touches the finding more often than chance and than with the words
+# of another finding.
 
 # %%
 if len(boxes):
@@ -363,13 +392,6 @@ if len(boxes):
             summary, "grounding", "Where the maps point: mean and 95 % interval over patients"
         )
     )
-
-# %% [markdown]
-# **Claim:** The hottest patch of a trained MbA map touches the finding more often than chance and than with the words
-# of another finding.
-
-# %%
-if len(boxes):
     own_words, other_words = (
         results[name]["pointing"].to_numpy() for name in ("MbA", "MbA, other words")
     )
@@ -403,12 +425,13 @@ if len(boxes):
 # %% tags=["solution"]
 if len(boxes):
     fixed = all_maps["MbA"].mean(dim=0, keepdim=True).expand(len(boxes), -1, -1)
-    print(
-        f"the same map for all: pointing game {100 * measure_grounding(fixed, on_square)['pointing'].mean():.1f} %, "
-        f"chance {100 * results['MbA']['pointing_chance'].mean():.1f} %"
-    )
-# Findings are not spread evenly over the chest, so a map that always points at the popular places beats chance without
-# looking. The wrong words are the fairer control: same image, same habits, only the meaning is missing.
+    controls = {
+        "the same map for all": measure_grounding(fixed, on_square)["pointing"].mean(),
+        "chance": results["MbA"]["pointing_chance"].mean(),
+        "the wrong words": results["MbA, other words"]["pointing"].mean(),
+    }
+    print({name: f"{100 * share:.1f} %" for name, share in controls.items()})
+    print("hardest to beat here:", max(controls, key=controls.get))
 
 # %% [markdown]
 # ## 4. And for my image?
@@ -417,7 +440,8 @@ if len(boxes):
 # longer side is fitted to the model's input, the aspect ratio kept. What it cannot read, it names in the line below the
 # inputs. The same from Python, here with an image of the gallery as the file:
 #
-# **By hand.** Read, letterbox, encode, compare.
+# **By hand.** Read, letterbox, encode, compare. **Check** against the library, and against the vector that the index
+# holds for this image.
 
 # %%
 file = mba.index.table.at[pair, "image_path"]
@@ -429,19 +453,15 @@ images = prepare_images(
 ).to(lesson.device)
 with torch.inference_mode():
     feature = mba.model.encode_image(images)[0].cpu()
-
-# %% [markdown]
-# **Check** against the library, and against the vector that the index holds for this image:
-
-# %%
 torch.testing.assert_close(feature, encode_pictures(mba.model, [file])[0])
 torch.testing.assert_close(feature, mba.index.features["images"][pair], atol=1e-3, rtol=0)
 for hit in mba.index.search(feature, k=3, among="texts", per="report"):
     print(f"{hit.rank}. {hit.score:.3f} {hit.report[:90]}")
 
 # %% [markdown]
-# **Exercise.** Turn the image around, left to right, as in a mirror. Predict: does the search now find reports with the
-# sides exchanged? What would it mean if it did not?
+# **Exercise.** Turn an image around, left to right, as in a mirror. The heart and the stomach bubble are now on the
+# wrong side, too: the model has never seen the like, for training never flips images. Predict: does the search now
+# find reports with the sides exchanged?
 
 
 # %% tags=["solution"]
@@ -460,15 +480,20 @@ print(
     "mirrored:",
     sides_found(mba.pixels(row)[:, ::-1].copy()),
 )
-# A model that reads sides should exchange them, and the heart and the stomach bubble are now on the wrong side, too:
-# an image that it has never seen the like of. This is why training never flips images (`prepare_images`).
 
 # %% [markdown]
 # ## Summary
 #
 # * A search is one matrix product; everything else is showing it honestly.
+# * A score orders what is there. It does not reveal a question that makes no sense.
 # * With MbA the score falls apart into patches and words. That is an explanation of the *score*, not of the disease.
 # * A map is worth what its measurement says: against boxes, beside chance, and beside the wrong words.
 #
 # None of this is for clinical use. The command line does the same without a notebook:
 # `python -m mcr_lib search --run RUN --data DIR --text "Large left pneumothorax."`
+#
+# ## References
+#
+# MCR: [arXiv 2312.15840](https://arxiv.org/abs/2312.15840) · the pointing game: Zhang et al. 2016,
+# [arXiv 1608.00507](https://arxiv.org/abs/1608.00507) · gradient times value, as in Grad-CAM: Selvaraju et al. 2017,
+# [arXiv 1610.02391](https://arxiv.org/abs/1610.02391)

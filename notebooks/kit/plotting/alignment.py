@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 
-from kit.markup import overlay
+from kit.markup import GLOW, overlay
 
 from .marks import draw_box
 from .style import COLOURS, OKABE_ITO, WIDTH, Picture, bare, new_picture, plain
@@ -96,20 +98,30 @@ def shifting(amounts, gap, recalls: dict, losses: dict) -> Picture:
     return picture
 
 
-def glows(grays, maps, titles: list[str], boxes=None, columns: int = 5) -> Picture:
-    """Images (N, H, W) in [0, 1] with maps (N, S, S) over them (None: bare), and boxes (N, 4) as fractions of each."""
+def glows(
+    grays, maps, titles: list[str], boxes=None, columns: int = 5, unit: str = "share in the score"
+) -> Picture:
+    """Images (N, H, W) in [0, 1] with maps (N, S, S) over them, and boxes (N, 4) as fractions of each.
+
+    All maps have one scale, which the bar shows.
+    """
+    most = max(float(torch.as_tensor(heat).nan_to_num(0).max()) for heat in maps)
     rows = -(-len(grays) // columns)
     alt = "Chest X-rays with the patches lit that a text speaks of: " + "; ".join(titles)
     picture, axes = new_picture(rows * (WIDTH / columns + 0.45), rows, columns, alt=alt)
     for ax in axes.flat:
         bare(ax)
     for n, (ax, gray, title) in enumerate(zip(axes.flat, grays, titles, strict=False)):
-        shown = overlay(gray, None if maps is None else maps[n])
+        shown = overlay(gray, maps[n], most=most)
         ax.imshow(shown)
         ax.set_title(plain("\n".join(textwrap.wrap(title, 26))), fontsize=9, fontweight="normal")
         if boxes is not None:
             x0, y0, x1, y1 = np.asarray(boxes[n]) * len(shown)
             draw_box(ax, x0, y0, x1, y1, colour=OKABE_ITO["sky"])
+    scale = ScalarMappable(
+        Normalize(0, most), LinearSegmentedColormap.from_list("glow", ["white", GLOW])
+    )
+    picture.colorbar(scale, ax=axes, shrink=0.8, aspect=30, pad=0.01, label=unit)
     return picture
 
 

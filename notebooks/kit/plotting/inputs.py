@@ -169,7 +169,7 @@ def relative_costs(panels: dict[str, tuple[list[float], dict[str, list[float]]]]
             markeredgewidth=0,
         )
         ax.set(title=title, xlabel="share hidden (%)")
-        ax.set(ylim=(0, 1.25), xlim=(-3, 100 * max(shares) + 5))
+        ax.set(ylim=(0, None), xlim=(-3, 100 * max(shares) + 5))
         ax.legend().set_visible(ax is axes[0, 0])
     axes[0, 0].set_ylabel("cost, hiding nothing = 1")
     axes[0, 0].legend(fontsize=8.5, loc="lower left")

@@ -19,6 +19,7 @@ from .style import COLOURS, OKABE_ITO, WIDTH, Picture, bare, new_picture, plain,
 DOTTED = (0, (1, 1.5))  # line style of chance where lines of data are broken, too
 KINDS = {  # of a report that was found: colour, sign and words
     "own": (COLOURS["mba"], "✓ its own"),
+    "other": ("#BBBBBB", "of another study"),
     "related": (OKABE_ITO["sky"], "~ shares a finding"),
     "unrelated": ("#BBBBBB", "✗ shares none"),
 }

@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from kit.markup import HIDDEN
 from mcr_lib.data import IMAGE_MEAN, IMAGE_STD
 
 WIDTH = 9.0  # inches: the text width of a notebook
@@ -35,7 +36,7 @@ COLOURS = {  # one colour per meaning, in all figures
     "common": OKABE_ITO["green"],
     "decoder": OKABE_ITO["purple"],
     "loss": OKABE_ITO["orange"],
-    "masked": "#A9CDE6",
+    "masked": HIDDEN,
     "chance": "#6E6E6E",
     "ink": "#222222",
     "faint": "#D9D9D9",

@@ -13,7 +13,8 @@ import seaborn as sns
 import torch
 from torch import Tensor
 
-from mcr_lib.encoders import patchify, unpatchify
+from kit.patches import unpatchify
+from mcr_lib.encoders import patchify
 
 from .inputs import draw_tokens, token_colours
 from .marks import BROKEN, draw_pairs
