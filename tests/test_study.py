@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import baselines
 from benchmarks.cost import variants
@@ -34,6 +35,8 @@ from benchmarks.study import (
 from benchmarks.study.arms import ARMS, FRAMEWORKS, GROUPS, parse_arms
 from data_prep.commands import run_app
 from data_prep.folder import locked, write_json
+from kit import boxes as kit_boxes
+from kit.grounding import patch_features
 from kit.plotting.style import png
 from mcr_lib.config import ConfigError, read_config, resolve
 from mcr_lib.data import PairData, TrainBatches
@@ -196,6 +199,13 @@ def test_result_files_agree_with_evaluate_and_hold_no_text(phantom, whole):
     by_label = evaluate_run(run, phantom, protocol="label-match", device=CPU)
     mean = (by_label["image_to_text_mAP"] + by_label["text_to_image_mAP"]) / 2
     assert interval.measure_value(stored, "mAP")[0] == pytest.approx(mean, abs=1e-3)
+    normal = PairData(phantom, "test", load_run(run)[1], resolve("smoke").model).table["labels"]
+    normal = (normal == "normal").to_numpy()
+    ranks = np.array(stored["test"]["ranks"]["image_to_text"])
+    for name, chosen in (("normal", normal), ("abnormal", ~normal)):
+        by_hand = 100 * (ranks[chosen] <= 5).mean() if chosen.any() else None
+        measured = stored["metrics"].get(f"test, {name}", {}).get("image_to_text_R@5")
+        assert measured == (by_hand and pytest.approx(by_hand))
     assert set(stored["gap"]) == {"start", "middle", "end"} and stored["gap"]["middle"]["step"] == 3
     assert stored["gap"]["start"] != stored["gap"]["end"]
     assert set(stored["gradient_agreement"]) == {"image", "text"}
@@ -209,6 +219,43 @@ def test_result_files_agree_with_evaluate_and_hold_no_text(phantom, whole):
             for value in table[column]
         )
         assert str(whole) not in text and path.stat().st_size < 100_000
+
+
+def test_pointing_is_that_of_the_pointing_game_counted_by_hand(phantom, whole):
+    stored = result(whole, "mcr-mba-seed0")["test"]["pointing"]
+    model, tokenizer = load_run(whole / "runs" / "mcr-mba-seed0")
+    test = PairData(phantom, "test", tokenizer, model.config)
+    boxes = pd.read_parquet(phantom / "boxes.parquet")
+    with torch.inference_mode():
+        centre = torch.stack([model.encode_text(*_text(test, n)) for n in range(len(test))])
+        centre = centre.mean(0)[0]
+        for row, place in enumerate(stored["query_of_pair"]):
+            own = boxes[boxes["pair_id"] == test.table["pair_id"].iloc[row]]
+            assert (place < 0) == own.empty
+            hits = []
+            for box in own.itertuples():
+                ids = tokenizer([kit_boxes.prompt(box)], return_tensors="pt")
+                text = model.encode_text(ids["input_ids"], ids["attention_mask"])[0] - centre
+                image = test.batch(np.array([row]), CPU).images
+                heat = patch_features(model, image)[0] @ text
+                y, x = divmod(int(heat.argmax()), 4)  # 64 pixels in patches of 16
+                width, height = Image.open(phantom / test.table["image_path"].iloc[row]).size
+                longer = max(width, height)
+                across, down = width / longer, height / longer
+                x0, x1 = (4 * ((1 - across) / 2 + across * edge) for edge in (box.x0, box.x1))
+                y0, y1 = (4 * ((1 - down) / 2 + down * edge) for edge in (box.y0, box.y1))
+                hits.append(x0 < x + 1 and x1 > x and y0 < y + 1 and y1 > y)
+            assert not hits or stored["hits"][place] == pytest.approx(100 * np.mean(hits), abs=1e-3)
+    value, influence = interval.measure_value(result(whole, "mcr-mba-seed0"), "pointing")
+    assert value == pytest.approx(np.mean(stored["hits"])) and abs(influence.sum()) < 1e-9
+    content = json.loads((whole / "study.json").read_text())
+    rows = {row["measured"]: row for row in content["claims"]}
+    assert rows["MbA against AbM, pointing at findings of MCR"]["repeats"] == 2
+
+
+def _text(pairs, row):
+    batch = pairs.batch(np.array([row]), CPU)
+    return batch.input_ids, batch.attention_mask
 
 
 def test_gradient_agreement_of_one_task_is_none_and_of_equal_tasks_one(phantom, whole):
@@ -767,25 +814,12 @@ def test_the_table_of_arms_means_deviations_chance_and_shares_of_two_streams_cos
         }
     )
     assert len(head) == len(chance) == len(first) == len(second)
-    assert chance == [
-        "chance",
-        "",
-        "11.0 / 21.0",
-        "11.0 / 21.0",
-        "1.0",
-        "1.0",
-        "–",
-        "–",
-        "",
-        "",
-        "",
-        "",
-        "",
-    ]
+    assert chance == ["chance", "", *["11.0 / 21.0"] * 2, "1.0", "1.0", *[""] * 5]
     assert first[:6] == ["mcr-mba@time", "70", "11.0 / 21.0", "11.0 / 21.0", "32.0 (2.8)", "5.0"]
-    assert first[8:10] == ["0.0014", "2.0"]  # 70 steps of 10 pairs of 2 MFLOP
-    assert first[10:] == ["2 (0.50)", "2 (0.50)", "4 (0.50)"] and second[4:6] == ["8.0", "5.0"]
-    assert second[6:9] == ["–"] * 3 and second[10:] == ["–"] * 3
+    assert first[6:8] == ["0.0014", "2.0"]  # 70 steps of 10 pairs of 2 MFLOP
+    assert first[8:] == ["2 (0.50)", "2 (0.50)", "4 (0.50)"] and second[4:6] == ["8.0", "5.0"]
+    assert second[6:] == ["–", "2.0", "–", "–", "–"]
+    assert not {"mAP by label", "RSum, abnormal"} & set(head)  # no arm has them
 
 
 def test_fig_3_has_a_band_of_one_standard_deviation_over_seeds(whole):

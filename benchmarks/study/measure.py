@@ -15,6 +15,7 @@ from torch import Tensor
 
 from benchmarks.study import text_scores
 from benchmarks.study.files import read_gap
+from benchmarks.study.pointing import measure_pointing
 from data_prep.folder import describe_data, write_json
 from data_prep.run_files import read_manifest
 from mcr_lib import retrieval
@@ -67,6 +68,13 @@ def measure_run(
     validate = PairData(data, "validate", tokenizer, config.model, config.train.views)
     whole = encode_pairs(model, test, device)
     metrics, per_query = _measure_test(test, whole, encode_pairs(model, test, device, masked=True))
+    pointing = measure_pointing(model, tokenizer, test, whole[1].float().cpu().mean(0), device)
+    if pointing:
+        per_query["pointing"] = pointing
+        metrics["test, pointing"] = {
+            "pointing": float(np.mean(pointing["hits"])),
+            "chance": float(np.mean(pointing["chance"])),
+        }
     at_end = encode_pairs(model, validate, device)
     metrics["validate, unmasked"] = _mean_metrics(_rank(validate, at_end))
     at_start = encode_pairs(build_model(config).eval().to(device), validate, device)
@@ -126,12 +134,25 @@ def _measure_test(
         }
         metrics["test, label-match"] = _mean_metrics(by_label)
         metrics["chance, label-match"] = retrieval.chance(by_label)
+        normal = (test.table["labels"].str.strip() == "normal").to_numpy()
+        for name, chosen in (("normal", normal), ("abnormal", ~normal)):
+            if chosen.any():
+                metrics[f"test, {name}"] = _mean_metrics(ranked, torch.from_numpy(chosen))
     return metrics, per_query
 
 
-def _mean_metrics(ranked: dict[str, retrieval.QueryRanks]) -> dict[str, float]:
-    ones = {way: torch.ones(1, len(queries.rows)).double() for way, queries in ranked.items()}
-    return {name: float(value) for name, value in retrieval.summarise(ranked, ones).items()}
+def _mean_metrics(
+    ranked: dict[str, retrieval.QueryRanks], chosen: Tensor | None = None
+) -> dict[str, float]:
+    """Means over all queries, or over those behind which a chosen pair (N,) stands; the gallery is whole."""
+    weights = {}
+    for way, queries in ranked.items():
+        weights[way] = torch.ones(1, len(queries.rows)).double()
+        if chosen is not None:
+            weights[way] = torch.zeros_like(weights[way])
+            of_chosen = queries.query_of_pair[chosen]
+            weights[way][:, of_chosen[of_chosen >= 0]] = 1.0
+    return {name: float(value) for name, value in retrieval.summarise(ranked, weights).items()}
 
 
 def _pair_values(image_features: Tensor, text_features: Tensor) -> dict[str, list[float]]:

@@ -28,6 +28,7 @@ SCORES = {  # column → table of metrics, name in it
     "RSum, masked input": ("test, masked", "rsum"),
     "mAP by label": ("test, label-match", "mAP"),
     "precision@10 by label": ("test, label-match", "precision@10"),
+    "RSum, abnormal": ("test, abnormal", "rsum"),
 }
 ALL_TRAINING = ("TFLOP in all", "minutes in all")
 COSTS = {  # column → measure, unit
@@ -147,7 +148,7 @@ def _effect_cell(row: dict, digits: int) -> str:
 
 def arm_cells(content: dict) -> list[list[str]]:
     """The cells of a table with a line per arm: a head, chance, what can be had without the method, the arms. Costs are
-    medians over repeats; "–": not measured."""
+    medians over repeats; "–": not measured. A column that no arm has is left out."""
     arms, costs = content["arms"], _step_costs(content["cost"])
     lines = [["arm", "steps", *SCORES, *ALL_TRAINING, *COSTS]]
     lines.append(_chance_line(next(iter(arms.values()))["metrics"]))
@@ -157,7 +158,8 @@ def arm_cells(content: dict) -> list[list[str]]:
         plain = arm.partition("@")[0]
         of_step = [_cost_cell(costs, plain, *which) for which in COSTS.values()]
         lines.append([arm, str(about["steps"]), *scores, *_all_training(content, arm), *of_step])
-    return lines
+    columns = [column for column in zip(*lines, strict=True) if set(column[-len(arms) :]) != {"–"}]
+    return [list(line) for line in zip(*columns, strict=True)]
 
 
 def _step_costs(cost: dict) -> dict:
