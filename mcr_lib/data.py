@@ -24,9 +24,8 @@ from .config import ConfigError, MCRConfig, TrainConfig
 from .engine import distributed
 from .masking import AUGMENT_STREAM, IMAGE_STREAM, ORDER_STREAM, TEXT_STREAM, counter_noise
 from .model import Batch
-from .tokenizer import pad, padded_length, tokenize
+from .tokenizer import pad, tokenize
 
-TEXT_GROUPS = 4  # parts in which the reports of a batch, sorted by length, are encoded
 IMAGE_MEAN, IMAGE_STD = 0.5, 0.25  # of pixels in [0, 1]; the same for all data, so a model travels
 FEW = 20_000  # images that one process packs in seconds, without the start-up cost of others
 
@@ -80,7 +79,7 @@ class PairData:
         def noise(length: int, stream: int) -> Tensor:  # N, length
             return counter_noise(seed, epochs, pairs, length, stream)
 
-        groups = np.array_split(self.lengths[index], min(TEXT_GROUPS, len(index)))
+        places = None if present.all() else torch.from_numpy(np.flatnonzero(present))
         batch = Batch(
             images=pixels,
             input_ids=torch.from_numpy(ids),
@@ -88,7 +87,7 @@ class PairData:
             image_noise=noise(self.model.num_patches, IMAGE_STREAM),
             text_noise=noise(ids.shape[1], TEXT_STREAM),
             pairs=pairs,
-            text_lengths=tuple(padded_length(group) for group in groups),
+            places=places,
         )
         return batch, noise(6, AUGMENT_STREAM) if augment else None
 
@@ -201,8 +200,6 @@ class TrainBatches:
             own = distributed.own_share(len(index))
             parts = []
             for part in np.array_split(np.arange(len(index))[own], config.accumulation):
-                lengths = self.data.lengths[index[part]]
-                part = part[np.argsort(lengths, kind="stable")]  # short reports beside short ones
                 seen = {"epochs": epochs[part], "seed": config.seed, "augment": config.augment}
                 parts.append(self.data.read(index[part], **seen))
             yield parts

@@ -38,7 +38,7 @@ class ImageDecoder(nn.Module):
         x = take(torch.cat([seen, hidden], dim=1), reading_order) + self.pos_embed  # N, L, D
         for block in self.blocks[:-1]:
             x = block(x)
-        x = block_at(self.blocks[-1], x, ids_removed)  # N, L, D → N, L_removed, D
+        x = self.blocks[-1](x, ids_removed)  # N, L, D → N, L_removed, D
         return self.predict(self.norm(x))
 
 
@@ -57,29 +57,32 @@ class ReportDecoder(nn.Module):
         keys = attention_keys(attention_mask)
         for block in self.blocks[:-1]:
             f_r = block(f_r, attn_mask=keys)
-        x = block_at(self.blocks[-1], f_r, positions, keys)  # N, T, D → N, M, D
+        x = self.blocks[-1](f_r, positions, keys)  # N, T, D → N, M, D
         return self.predict(self.norm(x))
 
 
+class BlockAt(Block):
+    """A transformer block as ViT has them, computed at some positions only."""
+
+    def forward(self, x: Tensor, ids: Tensor, keys: Tensor | None = None) -> Tensor:
+        """What `take(Block.forward(self, x, keys), ids)` gives. x (N, L, D), ids (N, M) → (N, M, D).
+        Keys and values of all L, but queries, projection and MLP of M: for half the patches 7/12
+        of the block's cost."""
+        D, weight, bias = x.shape[2], self.attn.qkv.weight, self.attn.qkv.bias
+        normed = self.norm1(x)
+        q = F.linear(take(normed, ids), weight[:D], bias[:D])  # N, M, D
+        k, v = F.linear(normed, weight[D:], bias[D:]).chunk(2, dim=2)  # N, L, D each
+        q, k, v = (split_heads(t, self.attn.num_heads) for t in (q, k, v))
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)  # N, heads, M, D/heads
+        seen = seen.transpose(1, 2).flatten(2)  # N, M, D
+        x = take(x, ids) + self.attn.proj(seen)
+        return x + self.mlp(self.norm2(x))
+
+
 def make_blocks(dim: int, num_heads: int, mlp_ratio: float, depth: int) -> nn.ModuleList:
-    """`depth` transformer blocks as ViT has them."""
-    return nn.ModuleList([Block(dim, num_heads, mlp_ratio, qkv_bias=True) for _ in range(depth)])
-
-
-def block_at(block: Block, x: Tensor, ids: Tensor, keys: Tensor | None = None) -> Tensor:
-    """What `take(block(x, attn_mask=keys), ids)` gives, computed at ids (N, M) only. x (N, L, D) →
-    (N, M, D). Keys and values of all L, but queries, projection and MLP of M: for half the patches
-    7/12 of the block's cost."""
-    attention, D = block.attn, x.shape[2]
-    weight, bias = attention.qkv.weight, attention.qkv.bias
-    normed = block.norm1(x)
-    q = F.linear(take(normed, ids), weight[:D], bias[:D])  # N, M, D
-    k, v = F.linear(normed, weight[D:], bias[D:]).chunk(2, dim=2)  # N, L, D each
-    q, k, v = (split_heads(t, attention.num_heads) for t in (q, k, v))
-    seen = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)  # N, heads, M, D/heads
-    seen = seen.transpose(1, 2).flatten(2)  # N, M, D
-    x = take(x, ids) + attention.proj(seen)
-    return x + block.mlp(block.norm2(x))
+    """`depth` transformer blocks as ViT has them, the last one a BlockAt."""
+    kinds = [Block] * (depth - 1) + [BlockAt]
+    return nn.ModuleList([kind(dim, num_heads, mlp_ratio, qkv_bias=True) for kind in kinds])
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:

@@ -6,13 +6,11 @@ some patches only, and a report's features do not depend on where its padding st
 
 from __future__ import annotations
 
-from itertools import groupby
-
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
+from transformers import AttentionInterface, BertConfig, BertModel
 
 from .config import MCRConfig
 
@@ -22,15 +20,7 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: MCRConfig):
         super().__init__()
-        names = (
-            "img_size",
-            "patch_size",
-            "in_chans",
-            "embed_dim",
-            "depth",
-            "num_heads",
-            "mlp_ratio",
-        )
+        names = "img_size patch_size in_chans embed_dim depth num_heads mlp_ratio".split()
         sizes = {name: getattr(config, name) for name in names}  # our keys are timm's
         no_classifier = {"num_classes": 0, "global_pool": ""}
         self.vit = VisionTransformer(**sizes, **no_classifier, proj_drop_rate=config.dropout)
@@ -63,39 +53,45 @@ class ReportEncoder(nn.Module):
             hidden_dropout_prob=config.dropout,
             attention_probs_dropout_prob=config.dropout,
             pad_token_id=config.special_token_ids[0],
-            attn_implementation="sdpa",
+            attn_implementation="packed",  # `attend`, below
         )
         self.bert = BertModel(bert, add_pooling_layer=False)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, places: Tensor | None = None
+    ) -> Tensor:
         """input_ids, attention_mask (N, T), padding on either side → (N, T, D). What stands at a
-        padded position means nothing."""
+        padded position means nothing. places (tokens,): which of the N·T places hold a token, to
+        encode these alone; the features at them are the same, and short reports cost less."""
         position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)  # from the first token
         keys = attention_keys(attention_mask)
-        output = self.bert(input_ids, attention_mask=keys, position_ids=position_ids)
-        return output.last_hidden_state
+        if places is None:
+            output = self.bert(input_ids, attention_mask=keys, position_ids=position_ids)
+            return output.last_hidden_state
+        ids, positions = (x.flatten()[places][None] for x in (input_ids, position_ids))  # 1, tokens
+        output = self.bert(ids, attention_mask=keys, position_ids=positions, places=places)
+        return put(output.last_hidden_state[0], places, keys)  # N, T, D
 
 
-@torch.compiler.disable(recursive=False)  # each new tuple of lengths would compile BERT again
-def encode_by_length(
-    encoder: ReportEncoder, input_ids: Tensor, attention_mask: Tensor, lengths: tuple[int, ...]
-) -> Tensor:
-    """What `encoder(input_ids, attention_mask)` gives, short reports encoded without their padding.
-    The batch (N, T) is cut into as many groups of rows as there are lengths (`torch.tensor_split`);
-    each is encoded to its own length only, neighbours of one length together. The features are the
-    same; in a batch sorted by length the cost is not. → (N, T, D)"""
-    if len(set(lengths)) <= 1:
-        return encoder(input_ids, attention_mask)
-    T = input_ids.shape[1]
-    ids, masks = input_ids.tensor_split(len(lengths)), attention_mask.tensor_split(len(lengths))
-    features = []
-    for length, group in groupby(range(len(lengths)), key=lengths.__getitem__):
-        group = list(group)
-        group_ids = torch.cat([ids[i] for i in group])[:, :length]
-        group_mask = torch.cat([masks[i] for i in group])[:, :length]
-        f_r = encoder(group_ids, group_mask)  # n, length, D
-        features.append(F.pad(f_r, (0, 0, 0, T - length)))  # n, T, D
-    return torch.cat(features)  # N, T, D
+def attend(module, query, key, value, keys, *, dropout=0.0, places=None, **_):
+    """BERT's attention, as transformers calls it. query, key, value (N, heads, T, d) → (N, T, heads,
+    d); with places they are (1, heads, tokens, d), and get their padding back for the attention
+    alone: it is a small part of a layer, and no token sees another report's."""
+    if places is not None:
+        packed = (x[0].transpose(0, 1) for x in (query, key, value))  # tokens, heads, d
+        query, key, value = (put(x, places, keys).transpose(1, 2) for x in packed)
+    seen = F.scaled_dot_product_attention(query, key, value, attn_mask=keys, dropout_p=dropout)
+    seen = seen.transpose(1, 2)  # N, T, heads, d
+    return seen if places is None else seen.flatten(0, 1)[places][None], None
+
+
+AttentionInterface.register("packed", attend)
+
+
+def put(x: Tensor, places: Tensor, keys: Tensor) -> Tensor:
+    """x (tokens, …), places (tokens,), keys (N, 1, 1, T) → (N, T, …), zero where no token stands."""
+    N, _, _, T = keys.shape
+    return x.new_zeros(N * T, *x.shape[1:]).index_copy(0, places, x).unflatten(0, (N, T))
 
 
 def attention_keys(attention_mask: Tensor) -> Tensor:
@@ -129,12 +125,3 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     x = images.reshape(N, C, H // P, P, W // P, P)
     x = x.permute(0, 2, 4, 3, 5, 1)  # N, H/P, W/P, P, P, C
     return x.reshape(N, (H // P) * (W // P), P * P * C)
-
-
-def unpatchify(patches: Tensor, patch_size: int, in_chans: int = 1) -> Tensor:
-    """(N, L, P·P·C) → (N, C, H, W) for square images; undoes `patchify`."""
-    N, L, _ = patches.shape
-    P, side = patch_size, int(L**0.5)
-    x = patches.reshape(N, side, side, P, P, in_chans)
-    x = x.permute(0, 5, 1, 3, 2, 4)  # N, C, side, P, side, P
-    return x.reshape(N, in_chans, side * P, side * P)

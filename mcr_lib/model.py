@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from . import losses
 from .config import MCRConfig
 from .decoders import ImageDecoder, ReportDecoder
-from .encoders import ImageEncoder, ReportEncoder, encode_by_length, patchify, take
+from .encoders import ImageEncoder, ReportEncoder, patchify, take
 from .heads import AlignmentHead
 from .masking import mask_report, random_masking
 
@@ -27,7 +27,7 @@ class Batch:
     image_noise: Tensor  # N, L
     text_noise: Tensor  # N, T
     pairs: Tensor | None = None  # N, rows of the data set; the model does not read them
-    text_lengths: tuple[int, ...] = ()  # T of each group of reports, see encode_by_length
+    places: Tensor | None = None  # tokens, which of N·T hold one; None: all, or not known
 
 
 @dataclass
@@ -89,9 +89,7 @@ class MCR(
             text_features = self.to_common(self.report_head, masked.f_r, batch.attention_mask)
         else:  # Fig. 1a: a second stream, of whole images and reports, for the contrastive task
             image_features = self.encode_image(batch.images)
-            text_features = self.encode_text(
-                batch.input_ids, batch.attention_mask, batch.text_lengths
-            )
+            text_features = self.encode_text(batch.input_ids, batch.attention_mask, batch.places)
         loss = self.contrast(image_features, text_features)
         output = MCROutput(image_features, text_features, self.logit_scale, loss)
 
@@ -107,8 +105,7 @@ class MCR(
         ids_keep, ids_removed = random_masking(batch.image_noise, self.config.mask_ratio)
         masked_ids, positions, labels = self.mask_report(batch)
         f_v = self.image_encoder(batch.images, ids_keep)  # N, L_keep, D
-        mask, lengths = batch.attention_mask, batch.text_lengths
-        f_r = encode_by_length(self.report_encoder, masked_ids, mask, lengths)  # N, T, D
+        f_r = self.report_encoder(masked_ids, batch.attention_mask, batch.places)  # N, T, D
         return Masked(f_v, f_r, ids_keep, ids_removed, positions, labels)
 
     def reconstruct_image(self, batch: Batch, masked: Masked, output: MCROutput) -> None:
@@ -147,14 +144,11 @@ class MCR(
         return self.to_common(self.image_head, self.image_encoder(images, ids_keep))
 
     def encode_text(
-        self, input_ids: Tensor, attention_mask: Tensor, lengths: tuple[int, ...] = ()
+        self, input_ids: Tensor, attention_mask: Tensor, places: Tensor | None = None
     ) -> Tensor:
-        """input_ids, attention_mask (N, T) → S^r (N, common_dim), unit vectors. lengths: see
-        `encode_by_length`."""
-        if lengths:
-            f_r = encode_by_length(self.report_encoder, input_ids, attention_mask, lengths)
-        else:
-            f_r = self.report_encoder(input_ids, attention_mask)
+        """input_ids, attention_mask (N, T) → S^r (N, common_dim), unit vectors. places: see
+        `ReportEncoder`."""
+        f_r = self.report_encoder(input_ids, attention_mask, places)
         return self.to_common(self.report_head, f_r, attention_mask)
 
     @classmethod

@@ -22,7 +22,7 @@ from data_prep.own_files import append_line, write_json
 from data_prep.running import Clock, StopSignal, cut_log
 
 from .config import TrainConfig
-from .engine import checkpoint, distributed, large_batch
+from .engine import checkpoint, compiling, distributed, large_batch
 from .engine.large_batch import named_losses
 from .engine.precision import autocast_dtype
 
@@ -56,7 +56,8 @@ class Trainer:
         self.autocast_dtype = autocast_dtype(config.precision, device)
         fp16 = self.autocast_dtype is torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=fp16)
-        self._compiled = torch.compile(model) if config.compile else model
+        if config.compile:
+            compiling.compile_blocks(model)
 
     def resume(self) -> list[str]:
         """Go back to the newest whole checkpoint of the run folder, or to the start. → a line for
@@ -85,7 +86,8 @@ class Trainer:
             while self.step < total:
                 with clock.waiting():
                     parts = next(batches)
-                losses, grad_norm = self.train_step(parts)
+                with compiling.compiler_errors():
+                    losses, grad_norm = self.train_step(parts)
                 recent.append(torch.stack([*losses.values(), grad_norm]))
                 self.step += 1
                 steps.update()
@@ -133,7 +135,7 @@ class Trainer:
         kernels = [SDPBackend.MATH] if self.device.type == "cpu" and dtype is not None else FUSED
         autocast = torch.autocast(self.device.type, dtype, enabled=dtype is not None)
         with autocast, sdpa_kernel(kernels):
-            return self._compiled(part)
+            return self.model(part)
 
     def save(self, score: float | None = None) -> Path:
         """Write a checkpoint of this very step; score: what validation gave."""
@@ -152,9 +154,8 @@ class Trainer:
         if not self.scaler.is_enabled():  # fp16's first steps overflow on purpose
             finite &= grad_norm.isfinite()
         all_finite = finite.all().to(losses.dtype)
-        *values, good = torch.stack(
-            [*losses.mean(0), grad_norm[-1], all_finite]
-        ).tolist()  # one read
+        read = torch.stack([*losses.mean(0), grad_norm[-1], all_finite])
+        *values, good = read.tolist()  # the only read of the device
         if not good:
             bad = int(finite.int().argmin())
             step = self.step - len(recent) + bad + 1
@@ -172,7 +173,8 @@ class Trainer:
     def _finish_record(self, record: dict, validates: bool) -> None:
         """Validate if it is time, write the record, show it to the callbacks."""
         if validates and self.validate:
-            record["validation"] = self.validate()
+            with torch.compiler.set_stance("force_eager"):  # other sizes, seldom: not worth it
+                record["validation"] = self.validate()
             if not math.isfinite(record["validation"]):  # this step's update has broken the weights
                 self._stop_not_finite(self.step, record)
         self.log.append(record)
@@ -188,9 +190,8 @@ class Trainer:
         about |= {"step": step, "pair_ids": self.batches.pair_ids(step - 1)}
         distributed.run_on_main(lambda: write_json(where, about))
         what = f"the loss, its gradient or a feature is not finite at step {step}"
-        advice = (
-            f"or start another run with a lower learning_rate (now {self.config.learning_rate})"
-        )
+        rate = self.config.learning_rate
+        advice = f"or start another run with a lower learning_rate (now {rate})"
         raise TrainingStopped(
             f"{what}; the pairs of that step are in {where}. The last checkpoint is from before: "
             f"look at these pairs, {advice}"

@@ -8,11 +8,12 @@ import torch
 from timm.models.vision_transformer import Block
 from transformers import BertConfig, BertModel
 
+from kit.patches import removed_mask, unpatchify
 from mcr_lib.config import MCRConfig, resolve
-from mcr_lib.decoders import block_at
-from mcr_lib.encoders import ImageEncoder, attention_keys, patchify, take, unpatchify
+from mcr_lib.decoders import BlockAt
+from mcr_lib.encoders import ImageEncoder, attention_keys, patchify, take
 from mcr_lib.engine.precision import autocast_dtype
-from mcr_lib.masking import random_masking, removed_mask
+from mcr_lib.masking import random_masking
 from mcr_lib.model import MCR, Batch
 
 TINY = dict(
@@ -253,12 +254,12 @@ def test_base_is_vit_b16_and_bert_base_and_takes_steps():
 def test_decoding_only_what_is_scored_is_the_same_as_decoding_everything():
     """The shortened last block equals timm's own, values and gradients, in float64, with and without padded keys."""
     torch.manual_seed(0)
-    block = Block(24, 3, qkv_bias=True).double()
+    block = BlockAt(24, 3, qkv_bias=True).double()
     x = torch.randn(5, 11, 24, dtype=torch.float64, requires_grad=True)
     ids = torch.rand(5, 11).argsort(1)[:, :4]
     keys = torch.arange(11) < torch.tensor([11, 9, 7, 11, 5])[:, None]
     for mask in (None, attention_keys(keys)):
-        whole, short = take(block(x, attn_mask=mask), ids), block_at(block, x, ids, mask)
+        whole, short = take(Block.forward(block, x, attn_mask=mask), ids), block(x, ids, mask)
         torch.testing.assert_close(short, whole, rtol=0, atol=1e-12)
         wanted = [x, *block.parameters()]
         for a, b in zip(
@@ -279,46 +280,35 @@ def test_image_decoder_equals_one_that_places_and_decodes_every_patch():
         for patch in ids_removed[n].tolist():
             x[n, patch] += decoder.mask_token[0, 0]
     for block in decoder.blocks:
-        x = block(x)
+        x = Block.forward(block, x)
     expected = take(decoder.predict(decoder.norm(x)), ids_removed)
     actual = decoder(f_v, ids_keep, ids_removed)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("framework", ["mcr", "two-stream"])
-def test_reports_encoded_in_groups_of_like_length_change_nothing(framework):
-    """Groups of any size, uneven ones too: losses and gradients as if all were padded to the longest."""
-    model, whole = (
+def test_reports_encoded_without_their_padding_change_nothing(framework):
+    """Losses and gradients, in float64, with padding on either side; and the encoder never sees a padded token."""
+    model, batch = (
         make(framework=framework).double(),
         make_batch(7, lengths=[16, 5, 9, 12, 4, 16, 7]),
     )
-    whole.images = whole.images.double()
-    order = whole.attention_mask.sum(1).argsort()
-    whole = Batch(
-        *(
-            getattr(whole, name)[order]
-            for name in ("images", "input_ids", "attention_mask", "image_noise", "text_noise")
-        )
+    batch.images = batch.images.double()
+    for name in ("input_ids", "attention_mask"):  # two reports are padded on the left
+        rows = getattr(batch, name)
+        rows[1], rows[4] = rows[1].roll(16 - 5), rows[4].roll(16 - 4)
+    seen, found = [], []
+    model.report_encoder.bert.encoder.layer[0].register_forward_pre_hook(
+        lambda layer, inputs: seen.append(inputs[0].shape[:2].numel())
     )
-    groups = whole.attention_mask.sum(1).tensor_split(3)
-    found = []
-    for lengths in (
-        (),
-        tuple(int(group.max()) for group in groups),
-        (7, 16, 16),
-    ):  # the last two: together
-        output = model(replace(whole, text_lengths=lengths))
+    for places in (None, batch.attention_mask.flatten().nonzero()[:, 0]):
+        output = model(replace(batch, places=places))
         losses = [
             output.contrastive_loss,
             output.image_reconstruction_loss,
             output.text_reconstruction_loss,
         ]
-        found.append(
-            [
-                *losses,
-                *torch.autograd.grad(sum(losses), list(model.parameters()), allow_unused=True),
-            ]
-        )
-    for plain, *grouped in zip(*found, strict=True):
-        for value in grouped:
-            torch.testing.assert_close(value, plain, rtol=0, atol=1e-10)
+        found.append([*losses, *torch.autograd.grad(sum(losses), list(model.parameters()))])
+    assert set(seen) == {7 * 16, 16 + 5 + 9 + 12 + 4 + 16 + 7}
+    for plain, packed in zip(*found, strict=True):
+        torch.testing.assert_close(packed, plain, rtol=0, atol=1e-10)

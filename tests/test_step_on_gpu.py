@@ -82,8 +82,7 @@ def step_on_fake_cuda(parts=1, **settings):
             torch.ones(N, T, dtype=torch.long, device=CUDA),
             torch.rand(N, L, device=CUDA),
             torch.rand(N, T, device=CUDA),
-            None,
-            (16, 24),
+            places=torch.zeros(N * T - 20, dtype=torch.long, device=CUDA),
         )
         trainer = Trainer(model.train(), Endless(), config.train, run=Path(), device=CUDA)
         with Waits() as waits:

@@ -1,5 +1,6 @@
 """The loop, the batches and the checkpoints: resuming equals not having stopped; nothing is lost or half-written."""
 
+import copy
 import itertools
 import json
 import math
@@ -19,11 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from benchmarks.cost import recovery
 from data_prep import folder as data_folder
 from data_prep import machine
 from mcr_lib.config import ConfigError, TrainConfig, resolve
 from mcr_lib.data import IMAGE_MEAN, IMAGE_STD, PairData, TrainBatches, epoch_order, prepare_images
-from mcr_lib.engine import checkpoint, precision
+from mcr_lib.engine import checkpoint, compiling, precision
 from mcr_lib.engine.run_folder import RunError
 from mcr_lib.model import MCR
 from mcr_lib.run import train_run
@@ -176,35 +178,74 @@ def test_small_archives_train_and_are_searched(phantom, tmp_path, capsys):
     assert len(build_index(tmp_path / "run", small, device=CPU)) == 14
 
 
-def test_compiling_does_not_begin_anew_with_every_mix_of_report_lengths(phantom, monkeypatch):
-    """torch.compile with a backend that only counts: the graphs are few, and the losses those of the plain model."""
-    import torch._dynamo
+@pytest.fixture
+def compiles_with(monkeypatch):
+    """compiles_with(backend): what compile=true takes in place of inductor, whose C++ takes minutes."""
 
+    def choose(backend):
+        torch._dynamo.reset()
+        monkeypatch.setattr(compiling, "BACKEND", backend)
+
+    yield choose
+    torch._dynamo.reset()
+
+
+def test_one_block_of_each_kind_is_traced_for_all_layers_and_lengths(phantom, compiles_with):
+    """A backend that only counts: the graphs are few, the losses those of the plain model, the names of weights too."""
     graphs = []
 
     def count(graph, _):
         graphs.append(graph)
         return graph.forward
 
-    config = resolve("smoke", {"batch_size": 16, "precision": "fp32"})
+    compiles_with(count)
+    deep = {"depth": 2, "text_depth": 2, "decoder_depth": 3, "text_decoder_depth": 3}
+    config = resolve("smoke", {"batch_size": 16, "precision": "fp32", **deep})
     tokenizer = make_tokenizer(config, data_folder.read(phantom))
     config = with_vocabulary(config, tokenizer)
     batches = TrainBatches(PairData(phantom, "train", tokenizer, config.model), config.train, CPU)
-    model, mixes = MCR(config.model), set()
-    torch._dynamo.reset()
-    compiled = torch.compile(model, backend=count)
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)  # 8 per function
-    for (batch,) in batches(0, 40):
-        plain = model(batch) if len(mixes) < 3 else None
-        mixes.add(batch.text_lengths)
-        output = compiled(batch)
-        if plain is not None:
-            assert torch.allclose(plain.contrastive_loss, output.contrastive_loss, atol=1e-6)
-            assert torch.allclose(
-                plain.text_reconstruction_loss, output.text_reconstruction_loss, atol=1e-6
-            )
-    torch._dynamo.reset()
-    assert len(graphs) < 16 < len(mixes)
+    plain = MCR(config.model)
+    compiled = copy.deepcopy(plain)
+    compiling.compile_blocks(compiled)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    sizes = set()
+    for (batch,) in batches(0, 12):
+        sizes.add((batch.input_ids.shape[1], batch.places is not None and len(batch.places)))
+        expected, output = plain(batch), compiled(batch)
+        for name in ("contrastive_loss", "image_reconstruction_loss", "text_reconstruction_loss"):
+            torch.testing.assert_close(getattr(output, name), getattr(expected, name))
+    kinds = 6  # blocks of E_v, E_r, D_v, D_r; the last ones of D_v, D_r
+    assert len(graphs) == kinds < len(sizes)
+
+
+def test_a_compiled_run_goes_on_uncompiled_and_ends_as_one_that_never_was(
+    phantom, tmp_path, compiles_with
+):
+    """Through everything but the writing of code: traced, cut into forward and backward pass."""
+    compiles_with("aot_eager")
+    settings = FAST | {"steps": 8}
+    train_run(phantom, tmp_path / "plain", resolve("smoke", settings), device=CPU)
+    with pytest.raises(Stop):
+        config = resolve("smoke", settings | {"compile": True})
+        train_run(phantom, tmp_path / "run", config, device=CPU, callbacks=[stop_at(4)])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 4
+    train_run(phantom, tmp_path / "run", resolve("smoke", settings), device=CPU, resume=True)
+    assert final_weights(tmp_path / "run").keys() == final_weights(tmp_path / "plain").keys()
+    apart = recovery.difference(tmp_path / "run", tmp_path / "plain")
+    assert apart["loss"] < 1e-5 and apart["weight"] < 1e-4, apart
+
+
+def test_a_machine_that_cannot_compile_is_told_so_in_one_line(phantom, tmp_path, compiles_with):
+    def no_compiler(*_):
+        raise OSError("no C++ compiler: g++")
+
+    compiles_with(no_compiler)
+    with pytest.raises(
+        ConfigError, match=r"compiling failed: .*g\+\+.* --set compile=false"
+    ) as error:
+        config = resolve("smoke", FAST | {"compile": True})
+        train_run(phantom, tmp_path / "run", config, device=CPU)
+    assert "\n" not in str(error.value)
 
 
 def test_a_signal_saves_and_says_how_to_go_on(phantom, tmp_path):

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from benchmarks.cost.peers import PEERS
 from mcr_lib.config import MCRConfig, TrainConfig
-from mcr_lib.data import TEXT_GROUPS
 from mcr_lib.masking import IMAGE_STREAM, TEXT_STREAM, counter_noise
 from mcr_lib.model import MCR, Batch
 from mcr_lib.tokenizer import padded_length
@@ -115,14 +114,13 @@ def make_batch(
         counter_noise(0, epochs, rows, model.num_patches, IMAGE_STREAM),
         counter_noise(0, epochs, rows, T, TEXT_STREAM),
         rows,
+        *([] if present.all() else [present.flatten().nonzero()[:, 0]]),  # places
     )
-    groups = lengths.tensor_split(min(TEXT_GROUPS, pairs))
-    text_lengths = tuple(padded_length(group.tolist()) for group in groups)
-    return Batch(*(tensor.to(device) for tensor in tensors), text_lengths=text_lengths)
+    return Batch(*(tensor.to(device) for tensor in tensors))
 
 
 def _spread_lengths(quantiles: tuple[int, ...], pairs: int) -> Tensor:
-    """Lengths (N,) of which these are the quantiles: interpolated, sorted, as TrainBatches sorts them."""
+    """Lengths (N,) of which these are the quantiles: interpolated."""
     at = (torch.arange(pairs) + 0.5) / pairs * (len(quantiles) - 1)
     below, table = at.long(), torch.tensor(quantiles, dtype=torch.float)
     return (table[below] + (at - below) * (table[below + 1] - table[below])).round().long()

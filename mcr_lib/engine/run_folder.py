@@ -12,6 +12,7 @@ from data_prep.run_files import RunError, check_new, read_data, writing_to
 
 from ..config import ConfigError, RunConfig, read_config
 
+HOW = {"accumulation", "compile"}  # settings that change how a step is computed, not what it gives
 VOCABULARY = {"vocab_size", "special_token_ids", "mask_token_id"}  # settings that the data decide
 
 
@@ -29,8 +30,8 @@ def begin(run: Path, data: Path, config: RunConfig, tokenizer) -> None:
 
 def check_resumable(run: Path, data: Path, asked: RunConfig) -> RunConfig:
     """The configuration of a run that was begun, which `asked` must be, but for the vocabulary.
-    Into how many parts a step is cut may change: its gradient stays the same. Raises RunError if
-    the run was begun on other data, ConfigError if a setting differs."""
+    Into how many parts a step is cut may change, and whether it is compiled: its gradient stays the
+    same. Raises RunError if the run was begun on other data, ConfigError if a setting differs."""
     stored, began, now = read_config(run / "config.yaml"), read_data(run), describe_data(data)
     if began and began.sha256 != now["sha256"]:
         raise RunError(
@@ -39,9 +40,9 @@ def check_resumable(run: Path, data: Path, asked: RunConfig) -> RunConfig:
         )
     for part in ("model", "train"):
         a, b = getattr(stored, part).model_dump(), getattr(asked, part).model_dump()
-        for key in a.keys() - VOCABULARY - {"accumulation"}:
+        for key in a.keys() - VOCABULARY - HOW:
             if a[key] != b[key]:
                 differs = f"{run} was started with {key}={a[key]!r}, now it is {b[key]!r}"
                 raise ConfigError(f"{differs}; resume with the same settings, or start another run")
-    train = stored.train.model_copy(update={"accumulation": asked.train.accumulation})
+    train = stored.train.model_copy(update={key: getattr(asked.train, key) for key in HOW})
     return stored.model_copy(update={"train": train})
