@@ -8,14 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from benchmarks.study.arms import ARMS
+from benchmarks.study.standing import LINEAR
 from data_prep.own_files import DamagedFile, read_json, validated
 
 AGAIN = "restore it, or take it away and start the study's command again"
 Numbers = Annotated[list[float], Field(min_length=1)]
 Metrics = dict[str, dict[str, Numbers]]
+Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 Some = Annotated[list[int], Field(min_length=1)]
 
 
@@ -33,7 +35,7 @@ class Claim(_Part):
     measured: str
     unit: str
     effect: float | None
-    interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None
+    interval: Pair | None
     verdict: str
     detectable: float | None
     p_holm: float | None = None
@@ -66,6 +68,13 @@ class ArmSummary(_Part):
     seeds: Some
     steps: int
     metrics: Metrics
+    rsum_interval: Pair | None = None
+
+    @model_validator(mode="after")
+    def _has_recall(self):
+        if "rsum" not in self.metrics.get("test, unmasked", {}):
+            raise ValueError("there is no rsum of whole test input")
+        return self
 
 
 class StepCost(_Part):
@@ -85,14 +94,28 @@ class Costs(_Part):
 
 class BaselineRow(_Part):
     rsum: float
+    interval: dict[str, Pair] | None = None
 
 
 class Baselines(_Part):
-    """What benchmarks.baselines writes, as far as a study repeats it."""
+    """The baselines as a study repeats them."""
+
+    rows: dict[str, BaselineRow]
+
+    @model_validator(mode="after")
+    def _has_intervals(self):
+        for name, row in self.rows.items():
+            if "rsum" not in (row.interval or {"rsum": None}):
+                raise ValueError(f"{name} has no interval of rsum")
+        if LINEAR not in self.rows or not self.rows[LINEAR].interval:
+            raise ValueError(f"there is no {LINEAR} with its interval")
+        return self
+
+
+class MeasuredBaselines(Baselines):
+    """baselines.json."""
 
     data: Data
-    chance: dict[str, float]
-    rows: dict[str, BaselineRow]
 
 
 class Study(_Part):
@@ -107,6 +130,7 @@ class Study(_Part):
     trained_on: Annotated[list[Trained], Field(min_length=1)]
     claims: list[Claim]
     variants: list[Claim] = []
+    baselines: Baselines | None = None
     arms: Annotated[dict[str, ArmSummary], Field(min_length=1)]
     cost: Costs
 
@@ -123,11 +147,17 @@ class Training(_Part):
     parameters: int
 
 
+class Pointing(_Part):
+    hits: Numbers
+    query_of_pair: Some
+
+
 class PerQuery(_Part):
     patient_of_pair: Some
     text_of_pair: Some
     ranks: dict[str, Some]
     pairs: dict[str, Numbers]
+    pointing: Pointing | None = None
 
 
 class Result(_Part):
@@ -183,7 +213,7 @@ def read_costs(path: Path) -> dict:
 
 def read_baselines(path: Path) -> dict:
     """baselines.json. Raises DamagedFile."""
-    return _read(path, Baselines)
+    return _read(path, MeasuredBaselines)
 
 
 def read_gap(path: Path) -> dict:
