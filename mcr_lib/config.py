@@ -189,11 +189,11 @@ def parse_settings(pairs: list[str]) -> dict:
 
 def _part_of(key: str) -> str:
     """Which part of the configuration a key is of: 'model' or 'train'."""
-    if key in MCRConfig.model_fields:
-        return "model"
-    if key in TrainConfig.model_fields:
-        return "train"
+    for part, fields in (("model", MCRConfig.model_fields), ("train", TrainConfig.model_fields)):
+        if key in fields:
+            return part
     known = sorted([*MCRConfig.model_fields, *TrainConfig.model_fields])
-    close = difflib.get_close_matches(key, known, n=1)
+    initials = {"".join(word[0] for word in name.split("_")): name for name in known}  # lr
+    close = difflib.get_close_matches(initials.get(key, key), known, n=1)
     advice = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
     raise ConfigError(f"unknown config key {key!r}; {advice}")
