@@ -16,12 +16,15 @@ from nbconvert.preprocessors import TagRemovePreprocessor
 from pygments.formatters import HtmlFormatter
 
 from benchmarks import RESULTS, ROOT
-from benchmarks.study import tables
+from benchmarks.study import short, tables
 from data_prep.own_files import read_json
 from kit.lesson import collected
 from mcr_lib import paper
 
 TEMPLATES = ROOT / "benchmarks" / "templates"
+SEARCH = ("00_start_here", "films")  # notebook and figure: what a sentence finds
+MAIN_STUDIES = ("study_phantom", "study_openi")  # whose verdicts are shown in one look
+WAYS = {"image_to_text": "image → report", "text_to_image": "report → image"}
 NEEDS_SCRIPT = "application/vnd.jupyter.widget-view+json"
 FIGURES = {  # of a study, in this order where they are there → caption
     "spread": "Every run of this study: RSum of each seed",
@@ -47,7 +50,7 @@ def render(template: str, **context) -> str:
 
 
 def write_page(out: Path, about: dict, notebooks: list[dict]) -> Path:
-    """Write `out/index.html` and return its path.
+    """Write `out/index.html` and return its path: what was found first, what ran last.
 
     about: what ran, on what (shown as a table); notebooks: dicts with name, title, seconds, error (None: ran to its
     end), and `html` / `ipynb`, paths relative to `out`.
@@ -57,11 +60,15 @@ def write_page(out: Path, about: dict, notebooks: list[dict]) -> Path:
         notebook | _split_records(out, notebook["name"], records.get(notebook["name"], []))
         for notebook in notebooks
     ]
+    own = out / "study" / "study.json"
     text = render(
         "index.html",
         about=about,
         notebooks=shown,
         paper=paper,
+        search=_find_picture(shown, *SEARCH),
+        recall=_read_recall(out),
+        verdicts=_read_verdicts({"this run": own} if own.exists() else {}),
         committed=_read_committed_studies(),
         **_read_own_study(out),
     )
@@ -123,10 +130,53 @@ def _split_records(out: Path, name: str, records: list[dict]) -> dict:
 
 def _read_table(path: Path) -> dict:
     table = pd.read_csv(path).fillna("")
-    head = [str(name) for name in table.columns]
-    if head[0].startswith("Unnamed"):
-        head[0] = ""
+    head = ["" if str(name).startswith("Unnamed") else str(name) for name in table.columns]
     return {"head": head, "lines": list(table.itertuples(index=False))}
+
+
+# ------------------------------------------------------------------------------------------------ in one look
+
+
+def _find_picture(notebooks: list[dict], name: str, figure: str) -> dict | None:
+    """A figure that a notebook left, if it came so far."""
+    for notebook in notebooks:
+        for record in notebook["records"]:
+            if (notebook["name"], record["kind"], record["name"]) == (name, "figure", figure):
+                return record
+    return None
+
+
+def _read_recall(out: Path) -> dict | None:
+    """R@10 of this run's model, of a linear model and of chance, as cells; what was not measured is left out."""
+    sources = {}
+    if (out / "baselines.json").exists():
+        baselines = read_json(out / "baselines.json")
+        sources["chance"] = baselines["chance"]
+        sources["linear model of pixels and word counts (CCA)"] = baselines["rows"]["linear CCA"]
+    if (out / "mcr-mba" / "metrics.json").exists():
+        sources["this run’s MCR"] = read_json(out / "mcr-mba" / "metrics.json")
+    lines = []
+    for name, measured in sources.items():
+        cells = []
+        for key in (f"{way}_R@10" for way in WAYS):
+            interval = measured.get("interval", {}).get(key)
+            between = f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else ""
+            cells.append(f"{measured[key]:.1f}{between}")
+        lines.append([name, *cells])
+    head = ["found among the first ten, %", *WAYS.values()]
+    return {"head": head, "lines": lines} if lines else None
+
+
+def _read_verdicts(own: dict[str, Path]) -> dict:
+    """The claims in few words, a column of verdicts for each study: this run's and the main committed ones."""
+    there = {f"{name}.json": RESULTS / f"{name}.json" for name in MAIN_STUDIES}
+    studies = own | {name: path for name, path in there.items() if path.exists()}
+    rows = {name: short.short_rows(tables.read_judged(path)) for name, path in studies.items()}
+    lines = [
+        [claim, *(rows[name][claim]["verdict"] if claim in rows[name] else "–" for name in rows)]
+        for claim in short.ROWS
+    ]
+    return {"head": ["claim", *rows], "lines": lines}
 
 
 # -------------------------------------------------------------------------------------------------- the studies

@@ -1,4 +1,5 @@
-"""Data, all numbered notebooks in order by papermill, a reduced study of the paper's claims, and the report page.
+"""Data, all numbered notebooks in order by papermill, a linear model to compare with, a reduced study of the paper's
+claims (not in the profile smoke, whose two steps can decide nothing), and the report page.
 
     python -m benchmarks.reproduce --profile demo
 
@@ -19,20 +20,30 @@ import typer
 from nbclient.exceptions import DeadKernelError
 
 from benchmarks import ROOT
+from benchmarks.baselines import measure_baselines
 from benchmarks.page import write_notebook_page, write_page
 from benchmarks.study.figures import write_figures
 from benchmarks.study.runs import run_reduced_study
+from data_prep import folder
 from data_prep.commands import QUIET, command_line, run_app
 from data_prep.errors import KitError
 from data_prep.folder import describe_data
 from data_prep.machine import progress
+from data_prep.own_files import write_json
 from data_prep.provenance import provenance
-from kit.lesson import Lesson, Parameters, environment
+from kit.lesson import Lesson, Parameters, environment, shown_path
 from mcr_lib.__main__ import Device, Profile
 from mcr_lib.engine.distributed import pick_device
 
 MODULE = "benchmarks.reproduce"
 NOTEBOOKS = ROOT / "notebooks"
+STEPS = DATA, LESSONS, LINEAR, STUDY, PAGE = (
+    "the data",
+    "the notebooks",
+    "a linear model to compare with",
+    "a reduced study",
+    "the page",
+)
 
 app = typer.Typer(help="Run all notebooks and write the report page.", **QUIET)
 
@@ -56,7 +67,8 @@ def main(
 ):
     """Run all numbered notebooks by papermill and write index.html with every figure, table and claim."""
     page = reproduce(profile, data, out, device=device, command=command_line(MODULE))
-    print(f"the report: {page}")
+    print(f"the report: {shown_path(page)}")
+    print("next: open it in a browser; make lab opens the lessons to change and run them")
 
 
 def reproduce(
@@ -72,17 +84,30 @@ def reproduce(
         out=str(Path(out).resolve()) if out else "",
         device=device,
     )
+    if data:
+        folder.read(Path(data))  # a wrong folder is said here, in one line
     lesson = Lesson("reproduce", parameters)
+    steps = [step for step in STEPS if step != STUDY or profile != "smoke"]
+
+    def say(step: str) -> None:
+        print(f"step {steps.index(step) + 1} of {len(steps)}: {step}", flush=True)
+
     start = time.perf_counter()
+    say(DATA)
     about = _describe(lesson, command)  # generates the phantom here, where its progress can be seen
+    say(LESSONS)
     ran = _run_notebooks(lesson.out, parameters)
     about |= {"notebooks took": _minutes_since(start), **environment()}
-    write_page(
-        lesson.out, about, ran
-    )  # whatever becomes of the study, the notebooks have their page
-    start = time.perf_counter()
-    _study_claims(lesson, pick_device(device), command)
-    page = write_page(lesson.out, about | {"reduced study took": _minutes_since(start)}, ran)
+    write_page(lesson.out, about, ran)  # whatever becomes of the rest, this much can be read
+    say(LINEAR)
+    write_json(lesson.out / "baselines.json", measure_baselines(lesson.data))
+    if profile != "smoke":
+        start = time.perf_counter()
+        say(STUDY)
+        _study_claims(lesson, pick_device(device), command)
+        about |= {"reduced study took": _minutes_since(start)}
+    say(PAGE)
+    page = write_page(lesson.out, about, ran)
     failed = [notebook for notebook in ran if notebook["error"]]
     if failed:
         raise ReproductionFailed(

@@ -201,3 +201,11 @@ def test_results_name_the_commit_that_was_loaded_not_the_one_checked_out_since(m
     loaded = provenance.provenance()["commit"]
     monkeypatch.setattr(provenance.subprocess, "run", None)  # git is not asked again
     assert provenance.provenance("a command")["commit"] == loaded
+
+
+@pytest.mark.parametrize("key, meant", [("lr", "learning_rate"), ("wd", "weight_decay")])
+def test_a_setting_by_its_initials_is_answered_with_its_name(key, meant):
+    from mcr_lib.config import ConfigError, resolve
+
+    with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
+        resolve("demo", {key: 1})

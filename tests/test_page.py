@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import page, reproduce
 from benchmarks.study import comparisons
+from data_prep.commands import run_app
 from kit.lesson import Parameters
 from mcr_lib import paper
 from mcr_lib.engine.run_folder import RunError
@@ -27,7 +28,9 @@ def test_page_names_every_claim_and_loads_nothing(tmp_path):
     text = page.write_page(tmp_path, {"profile": "smoke"}, [notebook, failed]).read_text()
     for fact in (*paper.CLAIMS, *paper.FACTS):
         assert html.escape(fact.what) in text
-    assert "has not measured them" in text and "stopped: cell 3" in text and "X &amp; Y" in text
+    assert (
+        "has not measured the claims" in text and "stopped: cell 3" in text and "X &amp; Y" in text
+    )
     assert not re.search(r"<script|src=.https?:|<link[^>]+https?:", text)
 
 
@@ -80,7 +83,7 @@ def test_a_study_of_this_run_and_a_committed_one_stand_side_by_side_and_say_whic
         "{}"
     )  # a result file that is no study
     monkeypatch.setattr(page, "RESULTS", tmp_path / "benchmarks" / "results")
-    text = page.write_page(tmp_path, {}, []).read_text()
+    text = page.write_page(tmp_path, {"profile": "smoke"}, []).read_text()
     own, committed = text.split("Committed, not measured by this run: study_x.json")
     assert (
         "Measured by this run" in own
@@ -99,7 +102,7 @@ def test_a_study_of_this_run_and_a_committed_one_stand_side_by_side_and_say_whic
     )
     assert (
         'src="study/figures/spread.png"' in own
-        and "has not measured them" not in text
+        and "has not measured the claims" not in text
         and "other.json" not in text
     )
 
@@ -139,7 +142,7 @@ def test_a_kernel_that_dies_is_named_and_the_others_still_run(tmp_path):
 
 
 def test_reproduce_studies_the_claims_and_leaves_the_page_whatever_becomes_of_that(
-    phantom, tmp_path, monkeypatch
+    phantom, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(
         reproduce,
@@ -159,8 +162,42 @@ def test_reproduce_studies_the_claims_and_leaves_the_page_whatever_becomes_of_th
         seen.append((data, out, profile, (tmp_path / "out" / "index.html").exists()))
         raise RunError("no")
 
+    measured = {"image_to_text_R@10": 12.5, "text_to_image_R@10": 11.5}
+    baselines = {"chance": measured, "rows": {"linear CCA": measured}}
+    monkeypatch.setattr(reproduce, "measure_baselines", lambda data: baselines)
     monkeypatch.setattr(reproduce, "run_reduced_study", stop)
     with pytest.raises(RunError):
-        reproduce.reproduce("smoke", phantom, tmp_path / "out", device="cpu")
-    assert seen == [(phantom.resolve(), tmp_path / "out" / "study", "smoke", True)]
-    assert "06_explore" in (tmp_path / "out" / "index.html").read_text()
+        reproduce.reproduce("demo", phantom, tmp_path / "out", device="cpu")
+    assert seen == [(phantom.resolve(), tmp_path / "out" / "study", "demo", True)]
+    assert "step 4 of 5: a reduced study" in capsys.readouterr().out
+    # two steps can decide nothing: smoke has no study, and its page says what it is
+    written = reproduce.reproduce("smoke", phantom, tmp_path / "out", device="cpu").read_text()
+    assert len(seen) == 1 and "step 4 of 4: the page" in capsys.readouterr().out
+    assert "06_explore" in written and "know nothing" in written and "12.5" in written
+
+
+def test_what_was_found_comes_first_and_what_ran_last(tmp_path):
+    (tmp_path / "lessons" / "00_start_here").mkdir(parents=True)
+    records = [{"kind": "figure", "name": "films", "file": "films.png", "caption": "found"}]
+    (tmp_path / "lessons" / "00_start_here" / "records.json").write_text(json.dumps(records))
+    (tmp_path / "mcr-mba").mkdir()
+    measured = {"image_to_text_R@10": 81.25, "text_to_image_R@10": 71.25}
+    between = {"interval": {key: [value - 1, value + 1] for key, value in measured.items()}}
+    (tmp_path / "mcr-mba" / "metrics.json").write_text(json.dumps(measured | between))
+    notebook = {"name": "00_start_here", "title": "Start", "seconds": 1.0, "error": None}
+    notebook |= {"html": "n.html", "ipynb": "n.ipynb"}
+    about = {"profile": "demo", "commit": "abcdef"}
+    text = page.write_page(tmp_path, about, [notebook]).read_text()
+    order = ["films.png", "81.2 [80.2, 82.2]", "MbA finds more than AbM", "read it", "Committed"]
+    places = [text.index(words) for words in [*order, "abcdef"]]
+    assert places == sorted(places)
+    assert text.count("<details") == text.count("</details>") > 4 and "reproduced" not in text
+
+
+def test_a_wrong_data_folder_is_one_line_before_anything_is_made(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--profile", "smoke", "--data", "nope", "--out", "made"]
+    assert run_app(reproduce.app, reproduce.MODULE, arguments) == 2
+    said = capsys.readouterr().err
+    assert "nope has no manifest.parquet" in said and len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "made").exists()

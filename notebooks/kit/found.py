@@ -14,7 +14,12 @@ from IPython.display import Markdown
 from data_prep.own_files import read_json
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
-SIGNED = {"ratio": "{:.2f}", "points of RSum (0–600)": "{:+.1f}"}
+RETRIEVAL = "points of RSum (0–600)"  # the unit of what is said of retrieval
+SIGNED = {"ratio": "{:.2f}", RETRIEVAL: "{:+.1f}"}
+ABOUT_RETRIEVAL = (
+    "A difference of recall says something of the method only where the models clear the linear one (notebook 04, "
+    "section 5). Where they do not, they are under-trained, and the study gives no verdict: `benchmarks/RESULTS.md`."
+)
 
 
 def read(name: str) -> dict:
@@ -30,16 +35,25 @@ def row(name: str, measured: str) -> dict:
 
 
 def verdicts(*asked: tuple[str, str]) -> Markdown:
-    """A line for each (file, what was measured): the verdict, the effect with its interval over seeds, the file."""
+    """A line for each (file, what was measured): the effect with its interval over seeds, the verdict, the file.
+
+    Of retrieval only whether the interval is clear of 0: a verdict also asks whether the models clear a linear one, and
+    that is judged elsewhere (benchmarks/study/standing.py).
+    """
     lines = []
     for name, measured in asked:
         line = row(name, measured)
         number = SIGNED.get(line["unit"], "{:+.2f}")
         effect, low, high = (number.format(x) for x in (line["effect"], *line["interval"]))
+        verdict = line["verdict"]
+        if line["unit"] == RETRIEVAL:
+            verdict = "clear of 0" if line["interval"][0] * line["interval"][1] > 0 else "holds 0"
         lines.append(
             f"* {measured}: {effect} [{low}, {high}] {line['unit']}, {line['data']}: "
-            f"**{line['verdict']}** (`{name}.json`)"
+            f"**{verdict}** (`{name}.json`)"
         )
+    if any(RETRIEVAL in line for line in lines):
+        lines.append(f"\n{ABOUT_RETRIEVAL}")
     return Markdown("\n".join(lines))
 
 

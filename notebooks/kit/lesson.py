@@ -143,7 +143,10 @@ class Lesson:
     def table(self, table, name: str, caption: str):
         """Keep a pandas table as CSV, for the report page, and return it so that the notebook shows it."""
         path = self.folder / f"{name}.csv"
-        guarded(table).to_csv(path)
+        kept = guarded(table)
+        if kept.columns.nlevels > 1:
+            kept.columns = [" · ".join(map(str, names)) for names in kept.columns]
+        kept.to_csv(path)
         self._keep({"kind": "table", "name": name, "file": path.name, "caption": caption})
         return table
 
