@@ -35,7 +35,8 @@ def write_figures(out: Path, data: Path, content: dict, device: torch.device) ->
     chance = next(iter(arms.values()))["metrics"]["chance"]["rsum"][0]
     drawn: dict[str, Picture] = {"spread": pictures.study_spread(arms, chance)}
     pages: dict[str, str] = {}
-    for when, suffix in (("", ""), ("_equal_time", "@time")):
+    budgets = (("", ""), ("_equal_flops", "@flops"), ("_equal_time", "@time"))
+    for when, suffix in budgets:
         frameworks = _choose_frameworks(arms, suffix)
         if len(frameworks) > 1:
             drawn[f"fig3_retrieved{when}"] = pictures.retrieved_scores(frameworks)
