@@ -63,9 +63,8 @@ def explain(content: dict) -> str:
     arm = f"the best arm, {name}, has RSum {_with_interval(mean, rsum_interval(arms[name]))}"
     linear = baselines["rows"][LINEAR]
     model = f"the linear model {_with_interval(linear['rsum'], linear['interval']['rsum'])}"
-    if is_decidable(arms, baselines):
-        return f"Retrieval is decidable here: {arm}, {model}."
-    return f"Retrieval is not decidable here: {arm}, {model}."
+    found = "is" if is_decidable(arms, baselines) else "is not"
+    return f"Retrieval {found} decidable here: {arm}, {model}."
 
 
 def _with_interval(value: float, interval: list[float] | None) -> str:
