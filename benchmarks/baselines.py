@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from data_prep import folder
+from data_prep.closed_form import ridge_cca
 from data_prep.commands import QUIET, command_line, run_app
 from data_prep.folder import describe_data
 from data_prep.images import letterbox, read_gray
@@ -102,12 +103,7 @@ class LinearCCA:
         x, y = self._cut(images, texts)
         self.centres = x.mean(0), y.mean(0)
         x, y = x - self.centres[0], y - self.centres[1]
-        whiten_x = _inverse_root(x.T @ x / len(x), setting.ridge)
-        whiten_y = _inverse_root(y.T @ y / len(y), setting.ridge)
-        left, correlation, right = np.linalg.svd(whiten_x @ (x.T @ y / len(x)) @ whiten_y)
-        k = len(correlation)
-        weight = correlation**setting.power
-        self.maps = whiten_x @ left[:, :k] * weight, whiten_y @ right[:k].T * weight
+        self.maps = ridge_cca(x, y, (setting.ridge, setting.ridge), setting.power)
 
     def features(self, split: Split) -> tuple[Tensor, Tensor]:
         """Both sides of a split as unit vectors (N, k)."""
@@ -121,14 +117,6 @@ class LinearCCA:
     def _cut(self, images: np.ndarray, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         setting = self.setting
         return images[:, : setting.image_components], texts[:, : setting.text_components]
-
-
-def _inverse_root(covariance: np.ndarray, ridge: float) -> np.ndarray:
-    covariance = covariance + ridge * np.trace(covariance) / len(covariance) * np.eye(
-        len(covariance)
-    )
-    values, vectors = np.linalg.eigh(covariance)
-    return vectors / np.sqrt(values) @ vectors.T
 
 
 def fit_linear(splits: dict[str, Split]) -> tuple[LinearCCA, list[dict]]:

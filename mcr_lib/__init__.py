@@ -2,8 +2,7 @@
 
 The method in reading order: config, masking, encoders, heads, decoders, losses, model, tokenizer, data, trainer,
 features, run. This file only names the front door. Importing it is cheap: torch, timm and transformers are loaded
-when one of the names below is first used.
-"""
+when one of the names below is first used."""
 
 import importlib
 

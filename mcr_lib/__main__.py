@@ -22,7 +22,9 @@ app = typer.Typer(help="Masked Contrastive Reconstruction: train, evaluate, sear
 Data = option(Path, "data set folder, made by python -m data_prep")
 Run = option(Path, "run folder")
 Device = option(str, "auto, cpu, cuda, cuda:1 …")
-Profile = option(str, "smoke (seconds), demo (two cores, minutes), base (the paper's scale)")
+Profile = option(
+    str, "smoke (seconds), demo (minutes), small (an archive, minutes), base (the paper)"
+)
 Set = option(list[str], "key=value, a key of config.yaml; may be repeated", "--set")
 StartFrom = option(
     Path | None, "an older run, whose model and words training goes on with", "--from"

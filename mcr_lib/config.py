@@ -27,6 +27,8 @@ MULTIPLES = {  # sizes, and what they are multiples of
     "text_embed_dim": "text_num_heads",
     "decoder_embed_dim": "decoder_num_heads",
 }
+LINEAR = {"framework": "contrastive", "alignment": "mba", "pooling": "mean", "in_chans": 1}
+LINEAR |= dict.fromkeys(("image_weights", "text_weights"))  # what encoders=linear can only be
 
 
 class ConfigError(KitError):
@@ -45,6 +47,7 @@ class MCRConfig(_Strict):
     # the arm
     framework: Literal["mcr", "two-stream", "contrastive", "contrastive-masked"] = "mcr"
     alignment: Literal["mba", "abm"] = "mba"  # map, then aggregate; or aggregate, then map
+    encoders: Literal["transformer", "linear"] = "transformer"  # linear: fitted, see linear.py
     projection: Literal["mlp", "linear"] = "mlp"
     pooling: Literal["mean", "attention", "max"] = "mean"
     # masking
@@ -89,6 +92,9 @@ class MCRConfig(_Strict):
             whole, part = getattr(self, size), getattr(self, by)
             if whole % part:
                 raise ValueError(f"{size}={whole} is not a multiple of {by}={part}")
+        for key, value in LINEAR.items() if self.encoders == "linear" else ():
+            if getattr(self, key) != value:
+                raise ValueError(f"encoders=linear needs {key}={value}")
         return self
 
     @property
@@ -118,7 +124,7 @@ class TrainConfig(_Strict):
     batch_size: int = Field(256, ge=2, le=2**20)  # pairs per step, over all processes
     accumulation: int = Field(1, ge=1, le=2**20)  # parts of a process's share: less memory, slower
     epochs: float = Field(50, gt=0, le=1e9)
-    steps: int | None = Field(None, ge=1, lt=2**31)  # overrides epochs
+    steps: int | None = Field(None, ge=0, lt=2**31)  # overrides epochs; 0: fitted, not trained
     learning_rate: float = Field(2e-4, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     betas: tuple[Share, Share] = (0.9, 0.95)

@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 
 from data_prep.errors import DataError
-from data_prep.folder import describe_data, write_json
-from data_prep.machine import without_home
+from data_prep.folder import write_json
 from data_prep.provenance import provenance
-from data_prep.run_files import Manifest, RunError, check_begun, count_seen, read_manifest
+from data_prep.run_files import Manifest, RunError, check_begun, read_manifest
+from data_prep.trained_on import compare_with_training
 from data_prep.vectors import read_vectors
 
 from . import retrieval
 from .config import read_config
 from .data import PairData
-from .engine import checkpoint, distributed
+from .engine import distributed
 from .features import encode_pairs, picture_hashes
 from .modality_gap import modality_gap
 from .model import MCR
@@ -69,7 +69,7 @@ def evaluate_run(
             raise RunError(f"{data}, split {split}: {error}") from None
         result = {
             **measured,
-            **compare_with_training(run, data, pairs, manifest, best),
+            **compare_with_training(run, data, picture_hashes(pairs), manifest, best),
             "run": run.name,
             "views": pairs.views,
             "modality_gap": modality_gap(images, texts),
@@ -93,39 +93,3 @@ def evaluate_embeddings(path: Path, protocol: str = "text-identical") -> dict:
         return measured | {"notes": []}
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
-
-
-def compare_with_training(
-    run: Path, data: Path, pairs: PairData, manifest: Manifest, best: bool
-) -> dict:
-    """What is evaluated beside what was trained: data, weights, how many pictures were trained on
-    (None: not known), and in `notes` what is not as one would expect. Raises RunError if the last
-    weights of the training were exchanged."""
-    now, seen = describe_data(data), count_seen(run, manifest, picture_hashes(pairs))
-    path, state, skipped = checkpoint.find(run, best)
-    label, weights, notes = "best" if best else "newest", checkpoint.weights_sha256(run, best), []
-    if seen is None:
-        notes.append(
-            "this run is of an earlier version and keeps no hashes: it could not be checked whether "
-            "these pairs were trained on, or the vocabulary changed"
-        )
-    elif seen:
-        notes.append(f"seen in training: the pictures of {seen} of these {len(pairs)} pairs")
-    if now["sha256"] != manifest.data.sha256:
-        notes.append(f"other data than trained on: {now['name']}, not {manifest.data.name}")
-    if not best and weights != manifest.weights_sha256:
-        if state["step"] == manifest.steps:
-            raise RunError(
-                f"{path / 'model.safetensors'} holds other weights than training left there "
-                "(SHA-256): restore it, or train again"
-            )
-        label = f"step {state['step']}"
-        notes.append(f"not the last weights of the training, but those of step {state['step']}")
-    return {
-        "data": now,
-        "trained_on": manifest.data.model_dump(exclude={"tokenizer"}),
-        "seen_in_training": seen,
-        "checkpoint": label,
-        "weights_sha256": weights,
-        "notes": [*notes, *map(without_home, skipped)],
-    }

@@ -56,7 +56,9 @@ class AlignmentHead(nn.Module):
     def __init__(self, dim: int, config: MCRConfig):
         super().__init__()
         self.alignment = config.alignment
-        if config.projection == "linear":
+        if config.encoders == "linear":  # whose local features are in the common space
+            self.map = nn.Identity()
+        elif config.projection == "linear":
             self.map = nn.Linear(dim, config.common_dim)
         else:
             hidden, out = nn.Linear(dim, dim), nn.Linear(dim, config.common_dim)

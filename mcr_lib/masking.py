@@ -43,12 +43,6 @@ def random_masking(noise: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor]:
     return ids_keep, ids_removed
 
 
-def removed_mask(ids_removed: Tensor, num_patches: int) -> Tensor:
-    """ids_removed (N, L_removed) → mask (N, L) float: 0 = keep, 1 = removed."""
-    mask = torch.zeros(len(ids_removed), num_patches, device=ids_removed.device)
-    return mask.scatter(1, ids_removed, 1.0)
-
-
 def mask_report(
     input_ids, attention_mask, noise, mlm_probability: float, mask_token_id: int, special_token_ids
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,6 +14,7 @@ from .config import MCRConfig
 from .decoders import ImageDecoder, ReportDecoder
 from .encoders import ImageEncoder, ReportEncoder, patchify, take
 from .heads import AlignmentHead
+from .linear import PatchHistograms, WeightedWords
 from .masking import mask_report, random_masking
 
 
@@ -70,8 +71,9 @@ class MCR(
         super().__init__()
         self.config = config
         # what all arms share is built first: with the same seed they start from the same weights
-        self.image_encoder = ImageEncoder(config)  # E_v
-        self.report_encoder = ReportEncoder(config)  # E_r
+        linear = config.encoders == "linear"
+        self.image_encoder = (PatchHistograms if linear else ImageEncoder)(config)  # E_v
+        self.report_encoder = (WeightedWords if linear else ReportEncoder)(config)  # E_r
         self.image_head = AlignmentHead(config.embed_dim, config)  # F_{v→s} and aggregation
         self.report_head = AlignmentHead(config.text_embed_dim, config)  # F_{r→s} and aggregation
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))

@@ -1,4 +1,4 @@
-"""What the paper says and what we chose, read from paper.yaml; in Markdown for README and lessons. Nothing measured."""
+"""What the paper says and what we chose, read from paper.yaml. Nothing measured."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +29,3 @@ PAPER: str = _CONTENT["paper"]
 FACTS = tuple(Fact(**fact) for fact in _CONTENT["facts"])
 CLAIMS = tuple(Fact(**claim) for claim in _CONTENT["claims"])
 CHOICES = tuple(Choice(**choice) for choice in _CONTENT["choices"])
-
-
-def markdown() -> str:
-    """Both lists as Markdown tables, as the lessons show them."""
-    lines = [f"**What the paper says** ({PAPER})", "", "| fact | where |", "|---|---|"]
-    lines += [f"| {fact.what} | {fact.where} |" for fact in FACTS]
-    lines += ["", "**What we chose, where we could not read the paper**", ""]
-    lines += ["| setting | value | reason |", "|---|---|---|"]
-    for choice in CHOICES:
-        names = ", ".join(key if " " in key else f"`{key}`" for key in choice.keys)
-        lines.append(f"| {names} | {choice.value} | {choice.reason} |")
-    return "\n".join(lines)

@@ -18,7 +18,7 @@ from data_prep.machine import without_home
 from data_prep.provenance import commit, peak_memory, provenance
 from data_prep.run_files import RunError
 
-from . import retrieval
+from . import linear, retrieval
 from .config import MCRConfig, RunConfig, read_config
 from .data import PairData, TrainBatches, usable_rows
 from .engine import checkpoint, distributed, pretrained, run_folder
@@ -165,6 +165,8 @@ def _prepare(data: Path, run: Path, config: RunConfig, *, resume: bool, device, 
         config = with_vocabulary(config, tokenizer)
     model = build_model(config)
     pairs = PairData(data, "train", tokenizer, config.model, config.train.views)
+    if config.model.encoders == "linear" and not (resume or config.train.start_from):
+        linear.fit(model, pairs, config.train.seed)
     batches = TrainBatches(pairs, config.train, device)
     _warn(pairs, config)
     validate = None
@@ -172,11 +174,9 @@ def _prepare(data: Path, run: Path, config: RunConfig, *, resume: bool, device, 
         watched = PairData(data, "validate", tokenizer, config.model, config.train.views)
         validate = partial(_validate, model, watched, device)
     else:
-        none = f"{data}: no pairs to validate with"
-        distributed.notice_once(f"{none}, so no checkpoint is known to be the best")
-    where = {"run": run, "device": device}
-    trainer = Trainer(model, batches, config.train, **where, callbacks=callbacks, validate=validate)
-    return config, tokenizer, trainer
+        distributed.notice_once(f"{data}: no pairs to validate with, so no checkpoint is the best")
+    how = {"run": run, "device": device, "callbacks": callbacks, "validate": validate}
+    return config, tokenizer, Trainer(model, batches, config.train, **how)
 
 
 def _warn(pairs: PairData, config: RunConfig) -> None:

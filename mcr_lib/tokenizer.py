@@ -114,9 +114,9 @@ def padded_length(lengths) -> int:
 
 def pad(ids: list[np.ndarray], pad_token_id: int) -> tuple[np.ndarray, np.ndarray]:
     """Id arrays → input_ids, attention_mask (N, T), T the `padded_length` of the batch."""
-    T = padded_length([len(i) for i in ids])
+    lengths = np.array([len(i) for i in ids])
+    T = padded_length(lengths)
     input_ids = np.full((len(ids), T), pad_token_id, dtype=np.int64)
     for row, i in zip(input_ids, ids, strict=True):
         row[: len(i)] = i
-    lengths = np.array([len(i) for i in ids])
     return input_ids, (np.arange(T) < lengths[:, None]).astype(np.int64)

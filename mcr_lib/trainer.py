@@ -24,7 +24,7 @@ from data_prep.running import Clock, StopSignal, cut_log
 from .config import TrainConfig
 from .engine import checkpoint, compiling, distributed, large_batch
 from .engine.large_batch import named_losses
-from .engine.precision import autocast_dtype
+from .engine.precision import autocast_dtype, bf16_is_fast
 
 FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 GO_ON = "Go on with the same command and --resume"
@@ -54,6 +54,10 @@ class Trainer:
         self.step, self.seconds, self.log = 0, 0.0, []
         self.optimizer = make_optimizer(model, config, device)
         self.autocast_dtype = autocast_dtype(config.precision, device)
+        if config.precision == "bf16" and not bf16_is_fast(device):
+            distributed.notice_once(
+                "precision=bf16 is slow here, precision=auto takes what is fast"
+            )
         fp16 = self.autocast_dtype is torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=fp16)
         if config.compile:
@@ -106,6 +110,8 @@ class Trainer:
                 if stopped and self.step < total:
                     how = f"stopped by {signal.Signals(stopped).name} after step {self.step}"
                     raise TrainingStopped(f"{how} of {total}, saved. {GO_ON}")
+        if total == 0:  # fitted, not trained
+            self.save(self.validate() if self.validate else None)
 
     def train_step(self, parts: list) -> tuple[dict[str, Tensor], Tensor]:
         """One optimizer step over this process's parts, with those of all other processes. → what

@@ -2,8 +2,9 @@
 
 import pytest
 
+from kit.markup import paper_tables
 from mcr_lib.config import PROFILES, ConfigError, parse_settings, read_config, resolve
-from mcr_lib.paper import CHOICES, markdown
+from mcr_lib.paper import CHOICES
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -43,7 +44,7 @@ def test_settings_from_the_command_line():
     assert (
         resolve("demo", {"epochs": 5}).train.steps is None
     )  # else the profile's steps would win without a word
-    with pytest.raises(ConfigError, match="there are: smoke, demo, base"):
+    with pytest.raises(ConfigError, match="there are: smoke, demo, small, base"):
         resolve("huge")
 
 
@@ -53,4 +54,4 @@ def test_every_choice_names_real_keys():
     for choice in CHOICES:
         for key in choice.keys:
             assert key in known or key in ("text policy", "evaluation input", "protocol"), key
-    assert markdown().count("\n| ") > 20
+    assert paper_tables().count("\n| ") > 20

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from data_prep.images import letterbox
+from kit import grounding
 from kit.boxes import (
     bootstrap_mean,
     boxes_on_square,
@@ -19,7 +20,6 @@ from kit.boxes import (
     patch_word_table,
     prompt,
 )
-from mcr_lib import grounding
 from mcr_lib.config import resolve
 from mcr_lib.model import MCR
 from mcr_lib.run import load_run

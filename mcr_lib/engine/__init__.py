@@ -1,3 +1,1 @@
-"""What a trainer needs and nobody reads first: checkpoints, processes, precision, progress, provenance.
-
-Not the method: nothing here knows an image, a report or a loss."""
+"""What a trainer needs and nobody reads first: checkpoints, processes, precision. It knows no image, report or loss."""

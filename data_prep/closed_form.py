@@ -1,0 +1,63 @@
+"""What can be fitted to images and word lists without training: small windows, word weights, linear maps.
+
+Pure functions of arrays, used by the linear encoders (mcr_lib/linear.py) and the plain baseline
+(benchmarks/baselines.py). Not here: what is encoded with them."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+WHITENING = 0.1  # added to the variances of windows
+MOST_WINDOWS = 200_000
+
+
+def learn_windows(images: np.ndarray, side: int, count: int, floor: float, random) -> tuple:
+    """Random windows of images (N, H, W), each brought to mean 0 and variance 1 (`floor` is added to
+    its variance), whitened, in `count` clusters (Coates, Lee, Ng 2011). random: a NumPy generator.
+    → whitening (side², side²), the whitened mean (side²,), the clusters' means (count, side²)."""
+    places = [random.integers(0, size - side + 1, MOST_WINDOWS) for size in images.shape[1:]]
+    image = random.integers(0, len(images), MOST_WINDOWS)
+    windows = np.lib.stride_tricks.sliding_window_view(images, (side, side), axis=(1, 2))
+    x = windows[image, *places].reshape(MOST_WINDOWS, -1).astype(float)
+    x = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + floor)
+    values, axes = np.linalg.eigh(np.cov(x.T))
+    whiten = axes / np.sqrt(values + WHITENING) @ axes.T
+    middle = x.mean(0) @ whiten
+    how = {
+        "batch_size": 4096,
+        "n_init": 1,
+        "max_iter": 20,
+        "random_state": int(random.integers(2**31)),
+    }
+    means = MiniBatchKMeans(count, **how).fit((x @ whiten - middle).astype(np.float32))
+    return whiten, middle, means.cluster_centers_
+
+
+def weigh_words(reports: list[np.ndarray]):
+    """Reports as arrays of word numbers → their sublinear TF-IDF as unit vectors (N, known), the
+    known numbers in ascending order (known,), and how rare each is (known,). A word that only one
+    report has is not known."""
+    weights = TfidfVectorizer(analyzer=np.ndarray.tolist, min_df=2, sublinear_tf=True)
+    weighted = weights.fit_transform(reports)
+    return weighted, weights.get_feature_names_out().astype(int), weights.idf_
+
+
+def ridge_cca(x: np.ndarray, y: np.ndarray, ridge: tuple[float, float], power: float) -> tuple:
+    """Canonical correlation of x (N, a) and y (N, b), both centred (Hotelling 1936) → maps (a, k)
+    and (b, k), k the smaller of a and b, whose projections correlate most, each weighted by its
+    correlation to the `power`. ridge is added to the variances, as a share of their mean."""
+    whiten_x, whiten_y = (
+        _inverse_root(side.T @ side / len(side), share)
+        for side, share in zip((x, y), ridge, strict=True)
+    )
+    left, correlation, right = np.linalg.svd(whiten_x @ (x.T @ y / len(x)) @ whiten_y)
+    k, weight = len(correlation), correlation**power
+    return whiten_x @ left[:, :k] * weight, whiten_y @ right[:k].T * weight
+
+
+def _inverse_root(covariance: np.ndarray, ridge: float) -> np.ndarray:
+    size = len(covariance)
+    values, axes = np.linalg.eigh(covariance + ridge * np.trace(covariance) / size * np.eye(size))
+    return axes / np.sqrt(values) @ axes.T
