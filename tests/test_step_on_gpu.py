@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.cost.subjects import Endless
+from benchmarks.cost.subjects import LENGTHS, Endless, make_batch, make_trainers
 from benchmarks.study.arms import FRAMEWORKS
 from mcr_lib.config import resolve
 from mcr_lib.data import prepare_images
@@ -97,6 +97,32 @@ def step_on_fake_cuda(parts=1, **settings):
 def test_nothing_in_the_step_waits_for_the_device(no_backward, framework, parts):
     losses, waits = step_on_fake_cuda(parts, framework=framework)
     assert len(losses) == (2 if framework.startswith("contrastive") else 4) and waits == []
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations that compute: each is a kernel or more on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def test_short_reports_take_about_as_many_launches_as_long_ones():
+    """They had taken more than twice as many, in groups of like length."""
+    config = resolve("smoke", {"text_depth": 4, "precision": "fp32"})
+    cpu, count = torch.device("cpu"), {}
+    (trainer,) = make_trainers(config.model, config.train, cpu, names=["mcr"]).values()
+    trainer.optimizer.step = lambda: None  # as often, whatever the lengths
+    for kind, lengths in LENGTHS.items():
+        batch = make_batch(config.model, 8, cpu, lengths)
+        with Launches() as launches:
+            trainer.train_step([batch])
+        count[kind] = launches.count
+    assert count["full"] < count["openi"] < 1.3 * count["full"], count
 
 
 def test_images_are_prepared_on_the_device():

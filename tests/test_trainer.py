@@ -5,12 +5,14 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,14 +21,18 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.cost import recovery
+from benchmarks.cost.subjects import make_batch, make_trainers
 from data_prep import folder as data_folder
 from data_prep import machine
 from mcr_lib.config import ConfigError, TrainConfig, resolve
 from mcr_lib.data import IMAGE_MEAN, IMAGE_STD, PairData, TrainBatches, epoch_order, prepare_images
 from mcr_lib.engine import checkpoint, compiling, precision
 from mcr_lib.engine.run_folder import RunError
+from mcr_lib.evaluate import evaluate_run
 from mcr_lib.model import MCR
 from mcr_lib.run import train_run
 from mcr_lib.search import build_index
@@ -34,6 +40,7 @@ from mcr_lib.tokenizer import make_tokenizer, with_vocabulary
 from mcr_lib.trainer import Trainer, learning_rate
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parent.parent
 FAST = dict(steps=12, checkpoint_every=4, log_every=2, precision="fp32", batch_size=16)
 
 
@@ -474,6 +481,59 @@ def test_automatic_precision_is_bf16_where_that_is_faster(monkeypatch, maker, am
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     assert precision.autocast_dtype("auto", CPU) is dtype
     assert precision.autocast_dtype("fp32", CPU) is None
+
+
+class Dtypes(TorchDispatchMode):
+    """Notes the types of all tensors that are computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.seen |= {t.dtype for t in tree_leaves(out) if isinstance(t, torch.Tensor)}
+        return out
+
+
+@pytest.fixture
+def old_cpu(monkeypatch):
+    """A CPU that emulates bf16: AVX2 alone."""
+    monkeypatch.setattr(precision, "cpu_name", lambda: "AuthenticAMD AMD EPYC 7763")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+
+
+def test_nothing_computes_in_bf16_where_it_is_emulated(old_cpu, phantom, tmp_path, capsys):
+    """Training, validation, evaluation and the cost benchmark, by their defaults; who asks for it is told."""
+    few = {"steps": 2, "checkpoint_every": 2, "log_every": 1, "batch_size": 8}
+    config = resolve("smoke", few)
+    with Dtypes() as computed:
+        train_run(phantom, tmp_path / "run", config, device=CPU)
+        evaluate_run(tmp_path / "run", phantom, device=CPU)
+        (trainer,) = make_trainers(config.model, config.train, CPU, names=["mcr"]).values()
+        trainer.train_step([make_batch(config.model, 4, CPU)])
+    assert torch.float32 in computed.seen and torch.bfloat16 not in computed.seen
+    assert "bf16" not in capsys.readouterr().err
+    asked = config.train.model_copy(update={"precision": "bf16"})
+    (trainer,) = make_trainers(config.model, asked, CPU, names=["mcr"]).values()
+    assert "precision=bf16 is slow here" in capsys.readouterr().err
+    with Dtypes() as computed:  # and the test can see it
+        trainer.train_step([make_batch(config.model, 4, CPU)])
+    assert torch.bfloat16 in computed.seen
+
+
+def test_no_command_test_or_notebook_asks_for_bf16():
+    """What was measured with it is on record in the results and in benchmarks/RESULTS.md."""
+    asks = re.compile(r"""precision["']?\s*[=:]\s*["']?bf16""")
+    folders = (ROOT / name for name in ("tests", "benchmarks", "notebooks", "data_prep"))
+    paths = [*ROOT.glob("*"), *(path for folder in folders for path in folder.rglob("*"))]
+    kinds, record = {".py", ".md", ".sh", ".ipynb", ".toml"}, ROOT / "benchmarks" / "RESULTS.md"
+    found = []
+    for path in {*paths} - {record, Path(__file__)}:
+        if path.suffix in kinds:
+            found += [path] if asks.search(path.read_text()) else []
+    assert found == []
 
 
 @pytest.mark.parametrize("native, dtype", [(True, torch.bfloat16), (False, torch.float16)])
