@@ -31,11 +31,11 @@ def measure_peak_on_cpu(name: str, config: RunConfig, pairs: int) -> int:
         return run_in_own_process(context, _measure_own_peak, name, config.model_dump(), pairs)
 
 
-def measure_peak_on_gpu(trainer: Trainer, batch: Batch) -> int:
+def measure_peak_on_gpu(trainer: Trainer, *parts: Batch) -> int:
     """Bytes that one step needs above what is allocated already."""
     before = torch.cuda.memory_allocated(trainer.device)
     torch.cuda.reset_peak_memory_stats(trainer.device)
-    trainer.train_step([batch])
+    trainer.train_step([*parts])
     return torch.cuda.max_memory_allocated(trainer.device) - before
 
 

@@ -116,10 +116,11 @@ class TimedStep:
         self.trainer.train_step([self.batch])
 
 
-def measure_steps(config: RunConfig, pairs: int, rounds: int, device: torch.device) -> list[dict]:
-    """One row per subject and kind of text lengths, at one batch size."""
-    torch._dynamo.reset()  # shapes of another batch size must not make this one dynamic
-    torch._dynamo.config.recompile_limit = 64  # all arms are one `forward`
+def measure_steps(
+    config: RunConfig, pairs: int, rounds: int, device: torch.device, *, peaks: bool = True
+) -> list[dict]:
+    """One row per subject and kind of text lengths, at one batch size; on a CPU peaks take a process per subject."""
+    torch._dynamo.config.recompile_limit = 64  # the blocks of all subjects are of a few classes
     steps = _count_steps(config, pairs, device)
     if device.type == "cuda":
         for step in steps:
@@ -129,7 +130,7 @@ def measure_steps(config: RunConfig, pairs: int, rounds: int, device: torch.devi
     rows = [step.row for step in steps]
     del steps  # their memory, before the processes that need their own
     gc.collect()
-    if device.type == "cpu":
+    if device.type == "cpu" and peaks:
         whole = [row for row in rows if row["lengths"] == "full"]
         for row in progress(whole, desc="memory", leave=False):
             row["peak_bytes"] = measure_peak_on_cpu(row["name"], config, pairs)
