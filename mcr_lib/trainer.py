@@ -110,6 +110,8 @@ class Trainer:
                 if stopped and self.step < total:
                     how = f"stopped by {signal.Signals(stopped).name} after step {self.step}"
                     raise TrainingStopped(f"{how} of {total}, saved. {GO_ON}")
+        if total == 0:  # fitted, not trained
+            self.save(self.validate() if self.validate else None)
 
     def train_step(self, parts: list) -> tuple[dict[str, Tensor], Tensor]:
         """One optimizer step over this process's parts, with those of all other processes. → what
