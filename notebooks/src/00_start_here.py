@@ -127,7 +127,8 @@ table.groupby("split").agg(
 # patient instead of the finding. Some reports are written twice, word for word; why this matters for the score is the
 # topic of notebook 04.
 #
-# **Picture.** Three pairs. Where the data set knows the places of its findings, they are framed.
+# **Picture.** Three pairs. Where the data set knows the places of its findings, they are framed. `XXXX` in a
+# report stands where a word was blacked out to protect the patient, as in Open-i; the phantom imitates that.
 
 # %%
 shown = table[table["labels"] != ""].iloc[:3]
