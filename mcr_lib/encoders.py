@@ -66,11 +66,10 @@ class ReportEncoder(nn.Module):
         position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)  # from the first token
         keys = attention_keys(attention_mask)
         if places is None:
-            output = self.bert(input_ids, attention_mask=keys, position_ids=position_ids)
-            return output.last_hidden_state
+            return self.bert(input_ids, attention_mask=keys, position_ids=position_ids)[0]
         ids, positions = (x.flatten()[places][None] for x in (input_ids, position_ids))  # 1, tokens
-        output = self.bert(ids, attention_mask=keys, position_ids=positions, places=places)
-        return put(output.last_hidden_state[0], places, keys)  # N, T, D
+        f_r = self.bert(ids, attention_mask=keys, position_ids=positions, places=places)[0]
+        return put(f_r[0], places, keys)  # N, T, D
 
 
 def attend(module, query, key, value, keys, *, dropout=0.0, places=None, **_):

@@ -58,8 +58,7 @@ class Trainer:
             distributed.notice_once(
                 "precision=bf16 is slow here, precision=auto takes what is fast"
             )
-        fp16 = self.autocast_dtype is torch.float16
-        self.scaler = torch.amp.GradScaler(device.type, enabled=fp16)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast_dtype == torch.half)
         if config.compile:
             compiling.compile_blocks(model)
 
@@ -218,8 +217,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig, device) -> torch.optim
     matrices = {"params": [p for p in parameters if p.ndim >= 2]}
     others = {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}
     how = {"lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay}
-    fused = device.type in ("cuda", "cpu")
-    return torch.optim.AdamW([matrices, others], fused=fused, **how)
+    return torch.optim.AdamW([matrices, others], fused=device.type in ("cuda", "cpu"), **how)
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:

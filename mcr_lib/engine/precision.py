@@ -23,10 +23,9 @@ def bf16_is_fast(device: torch.device) -> bool:
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """What to compute matrix products in, by the config's `precision`; None: float32. 'auto' is
     bf16 where that is fast; else fp16 on CUDA, float32 on a CPU."""
-    if precision == "auto" and bf16_is_fast(device):
-        precision = "bf16"
-    elif precision == "auto":
-        precision = "fp16" if device.type == "cuda" else "fp32"
+    if precision == "auto":
+        otherwise = "fp16" if device.type == "cuda" else "fp32"
+        precision = "bf16" if bf16_is_fast(device) else otherwise
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
 
 
