@@ -224,6 +224,6 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     """Linear warm-up, then a cosine to zero."""
     warmup = config.warmup * total
     if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
+        return config.learning_rate * min(1.0, (step + 1) / warmup)
     done = (step - warmup) / max(1, total - warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))

@@ -402,6 +402,7 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     rates = [learning_rate(step, 100, config) for step in range(101)]
     assert rates[0] == 0.1 and max(rates) == rates[9] == 1.0 and rates[100] == pytest.approx(0)
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+    assert learning_rate(0, 5, config) == 1.0, "a warm-up of less than a step exceeds nothing"
 
 
 def test_trainer_takes_any_model_with_loss_fields(tmp_path):
