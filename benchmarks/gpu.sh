@@ -21,8 +21,10 @@ while [ $# -gt 0 ]; do
 done
 if [ -e "$out/table.md" ]; then echo "gpu.sh: $out holds results already; name another folder" >&2; exit 2; fi
 mkdir -p "$out" || exit 2
-work=$(mktemp -d) # data and run folders: too large to commit
+work=$out/work # data, run folders, compiled code: too large to commit, removed at the end
 trap 'rm -rf "$work"' EXIT
+caches=$(cd "$out" && pwd)/work
+export TORCHINDUCTOR_CACHE_DIR=$caches/inductor TRITON_CACHE_DIR=$caches/triton
 small=demo big=base pairs=256 studies=6000 steps=300 rounds=8 compile=true backend=inductor largest=4096 times=1
 if [ -n "$smoke" ]; then
   small=smoke big=smoke pairs=8 studies=60 steps=4 rounds=1 compile=false backend=eager largest=16 times=10
@@ -65,18 +67,18 @@ export PYTHON work out device small big pairs steps compile
 printf '%s\n' "| part | exit status | seconds | results |" "|---|---|---|---|" >"$out/table.md"
 "$PYTHON" -m data_prep phantom --out "$work/data" --studies "$studies" >"$out/data.log" 2>&1 & # on the CPU's cores
 data=$!
-gpu checks 60 checks --profile "$small" --backend "$backend" --out "$out/checks.json"
-part cold 75 "$PYTHON" -m benchmarks.cost.cold_start --profile "$big" --batch-size "$pairs" --device "$device" \
+gpu checks 70 checks --profile "$small" --backend "$backend" --out "$out/checks.json"
+part cold 60 "$PYTHON" -m benchmarks.cost.cold_start --profile "$big" --batch-size "$pairs" --device "$device" \
   --backend "$backend" --out "$out/cold.json"
-gpu steps-compiled 100 steps --profile "$big" --batch-size "$pairs" --rounds "$rounds" --set compile="$compile" \
+gpu steps-compiled 120 steps --profile "$big" --batch-size "$pairs" --rounds "$rounds" --set compile="$compile" \
   --out "$out/steps-compiled.json"
-gpu steps-eager 45 steps --profile "$big" --batch-size "$pairs" --rounds "$rounds" --set compile=false \
+gpu steps-eager 35 steps --profile "$big" --batch-size "$pairs" --rounds "$rounds" --set compile=false \
   --out "$out/steps-eager.json"
-gpu kernels 30 kernels --profile "$big" --batch-size "$pairs" --set compile="$compile" --out "$out/kernels.json"
+gpu kernels 25 kernels --profile "$big" --batch-size "$pairs" --set compile="$compile" --out "$out/kernels.json"
 wait "$data"
-part demo 70 bash -c both_demo_arms
-part base 60 bash -c base_run
-gpu batch 40 batch --profile "$big" --smallest "$pairs" --largest "$largest" --set compile="$compile" \
+part demo 90 bash -c both_demo_arms
+part base 50 bash -c base_run
+gpu batch 30 batch --profile "$big" --smallest "$pairs" --largest "$largest" --set compile="$compile" \
   --out "$out/batch.json"
 cat "$out/table.md"
 exit "$failed"

@@ -63,10 +63,8 @@ def steps(
     rows = measure_steps(config, batch_size, rounds, where, peaks=where.type == "cuda")
     save(out, {"compile": config.train.compile, "steps": rows})
     for row in rows:
-        share = row.get("utilisation") or 0
-        print(
-            f"{row['name']}, {row['lengths']}: {1000 * row['median']:.1f} ms, {share:.3f} of peak"
-        )
+        share = f", {row['utilisation']:.3f} of peak" if row.get("utilisation") else ""
+        print(f"{row['name']}, {row['lengths']}: {1000 * row['median']:.1f} ms{share}")
 
 
 @app.command()

@@ -54,6 +54,7 @@ class Checks:
     def __init__(self, profile: str, device: torch.device):
         settings = {"steps": STEPS, "checkpoint_every": 4, "log_every": 1, "precision": "fp32"}
         self.config, self.device = resolve(profile, settings | {"compile": False}), device
+        torch.backends.cudnn.allow_tf32 = False  # float32 is compared
         torch.manual_seed(0)
         self.model = MCR(self.config.model)
 
