@@ -169,6 +169,18 @@ def read_metrics(run: Path) -> Metrics | None:
     return read_model(path, Metrics, advice)
 
 
+def notes_on_recall(run: Path) -> list[str]:
+    """What to say with every answer of a run: that its recall, as last measured, is that of chance."""
+    metrics = read_metrics(run)
+    if metrics is None or "rsum" not in metrics.interval:
+        return []
+    low, _ = metrics.interval["rsum"]
+    if low > metrics.chance["rsum"]:
+        return []
+    measured = f"rsum {metrics.value('rsum'):.0f}, chance {metrics.chance['rsum']:.0f}"
+    return [f"this run finds no more than chance would ({measured}): train on more, or longer"]
+
+
 def find_training_data(run: Path) -> Path:
     """The data set folder a run was trained on. Raises RunError if it is no longer there, or holds
     other data by now."""

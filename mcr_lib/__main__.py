@@ -16,6 +16,7 @@ from data_prep.commands import QUIET, UsageError, command_line, flag, notice, op
 from data_prep.conditions import HELP
 from data_prep.machine import without_home
 from data_prep.provenance import libraries
+from data_prep.run_files import find_training_data, notes_on_recall
 
 app = typer.Typer(help="Masked Contrastive Reconstruction: train, evaluate, search.", **QUIET)
 
@@ -81,9 +82,9 @@ def train(
     with distributed.process_group():
         config, place = distributed.run_everywhere(prepare)
         trainer = train_run(data, run, config, resume=resume, device=place, command=command)
-        done = f"{run}: {trainer.step} steps in {trainer.seconds:.0f} s"
+        done = f"{trainer.step} steps in {trainer.seconds:.0f} s" if trainer.step else "fitted"
         following = f"python -m mcr_lib evaluate --run {run} --data {data}"
-        distributed.print_once(without_home(f"{done}; next: {following}"))
+        distributed.print_once(without_home(f"{run}: {done}; next: {following}"))
 
 
 @app.command()
@@ -100,8 +101,6 @@ def evaluate(
     """Measure retrieval in both directions: of a run, whose numbers go to metrics.json, or of
     anyone's --embeddings: arrays image_features and text_features (N, D), unit vectors, of N pairs;
     texts and patients (N), and labels (N, 'a|b') for label-match. `embed` writes such a file."""
-    from data_prep.run_files import find_training_data
-
     from .encoder import render_text
     from .engine import distributed
     from .evaluate import evaluate_embeddings, evaluate_run
@@ -153,7 +152,7 @@ def search(
     how = Searching(k, among, where, per, other_patients)
     one = Question(text, image, without, image_weight)
     many = read_questions(one, texts, images)
-    place, notes = pick_device(device), []
+    place, notes = pick_device(device), notes_on_recall(run)
     model, tokenizer = load_run(run, place)
     if many is None:
         check_question(model, tokenizer, one)
@@ -168,7 +167,7 @@ def search(
     give(rows, out, as_json)
 
 
-def give(rows: list[dict], out: Path | None, as_json: bool) -> None:
+def give(rows: list[dict], out: Path | None, as_json: bool):
     """Write the hits as a table, or print them as JSON or for reading."""
     from data_prep.tables_out import write_table
 

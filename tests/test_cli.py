@@ -43,6 +43,19 @@ def test_evaluate_prints_both_directions_and_writes_metrics(phantom, smoke_run, 
     assert call(capsys, "evaluate", "--run", smoke_run)[:2] == (0, out)  # the run knows its data
 
 
+@pytest.mark.parametrize(("low", "noted"), [(-1.0, True), (1.0, False)])
+def test_a_search_in_a_run_at_chance_says_so(phantom, smoke_run, tmp_path, capsys, low, noted):
+    run = shutil.copytree(smoke_run, tmp_path / "run")
+    assert call(capsys, "evaluate", "--run", run, "--data", phantom)[0] == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["interval"]["rsum"][0] = metrics["chance"]["rsum"] + low
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    asked = ["--run", run, "--data", phantom, "--text", "effusion"]
+    status, out, err = call(capsys, "search", *asked)
+    assert status == 0 and out
+    assert ("finds no more than chance would (rsum" in err) is noted
+
+
 def test_an_unfinished_run_is_not_measured(phantom, smoke_run, tmp_path, capsys, monkeypatch):
     from mcr_lib import evaluate as evaluation
 
