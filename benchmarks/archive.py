@@ -203,13 +203,18 @@ def cca_of_fold(points: dict[str, Split], table: pd.DataFrame, known: np.ndarray
 def ask_labels(model, tokenizer, images: Tensor, table: pd.DataFrame) -> pd.DataFrame:
     """Of each label with at least five images: its images, AUROC and precision@10 of its name as a
     sentence."""
-    truth, rows = table["labels"].str.get_dummies("|"), []
+    truth, rows = findings_of(table), []
     for label in truth.columns[truth.sum() >= 5]:
         sentence = encode_texts(model, tokenizer, [label.replace("_", " ") + "."])[0]
         score, own = (images @ sentence).numpy(), truth[label].to_numpy()
         top = own[np.argsort(-score, kind="stable")[:10]].mean()
         rows.append((label, int(own.sum()), roc_auc_score(own, score), 100 * top, 100 * own.mean()))
     return pd.DataFrame(rows, columns=["label", "images", "AUROC", "precision@10", "chance"])
+
+
+def findings_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The labels of each pair as 0 and 1, a column each; 'normal' and no label are no findings."""
+    return table["labels"].str.get_dummies("|").drop(columns=["normal", ""], errors="ignore")
 
 
 def fold_numbers(table, whole, best, within, prompts, distinct: int) -> dict:
@@ -229,7 +234,7 @@ def fold_numbers(table, whole, best, within, prompts, distinct: int) -> dict:
         }
         for name, values in hits.items()
     } | {"chance": {f"R@{k}": 100 * k / distinct for k in KS}}
-    labels = table["labels"].str.get_dummies("|").drop(columns="normal", errors="ignore").to_numpy()
+    labels = findings_of(table).to_numpy()
     most = int(
         np.argmax(table["report"].str.lower().map(table["report"].str.lower().value_counts()))
     )

@@ -74,7 +74,9 @@ def main(
         "command": command,
         **{key: about[key] for key in SHARED},
         "settings": settings,
-        "losses": {"first": _losses(trainer.log[0]), "last": _losses(trainer.log[-1])},
+        "losses": {"first": _losses(trainer.log[0]), "last": _losses(trainer.log[-1])}
+        if trainer.log  # fitted encoders have none
+        else {},
         "reached": curve.reached,
         "results": own,
     }
