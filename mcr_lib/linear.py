@@ -1,9 +1,8 @@
 """Two encoders that are fitted in closed form instead of trained: for archives of a few thousand studies.
 
 An image is, patch by patch, a histogram of learned small windows; a report is its weighted words and pairs of words.
-Ridge CCA maps each patch and each word into the common space, where the mean aggregates them: mapping before
-aggregation without a network. Not of the paper, no arm of the study: it is what MCR must beat. Not here: the model
-around it (model.py), the fits (data_prep/closed_form.py)."""
+Ridge CCA maps each patch and each word into the common space, where the mean aggregates them: MbA without a network.
+Not of the paper, no arm of the study: it is what MCR must beat. Not here: the fits (data_prep/closed_form.py)."""
 
 from __future__ import annotations
 
@@ -12,10 +11,8 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.decomposition import PCA, TruncatedSVD
 from torch import Tensor, nn
 
-from data_prep.closed_form import learn_windows, ridge_cca, weigh_words
 from data_prep.machine import progress
 
 from .config import MCRConfig
@@ -94,6 +91,10 @@ class WeightedWords(nn.Module):
 @torch.no_grad()
 def fit(model, pairs, seed: int) -> None:
     """Fit both encoders of `model`, an MCR, to the training pairs, a PairData."""
+    from sklearn.decomposition import PCA, TruncatedSVD  # only here: a GPU node may lack it
+
+    from data_prep.closed_form import learn_windows, ridge_cca, weigh_words
+
     images, words, device = model.image_encoder, model.report_encoder, model.log_scale.device
     centre, random = images.centre, np.random.default_rng(seed)
     tensor = partial(torch.tensor, dtype=torch.float32, device=device)
