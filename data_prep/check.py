@@ -150,6 +150,8 @@ def _print_contents(table: pd.DataFrame, about: dict) -> None:
     labels = Counter("|".join(table.labels).split("|"))
     del labels[""]
     print("labels  ", ", ".join(f"{label} {n:,}" for label, n in labels.most_common()) or "none")
+    left_out = [f"{reason} {n:,}" for reason, n in about.get("left_out", {}).items()]
+    print("left out", ", ".join(left_out) or "nothing")
     words = table.report.str.split().str.len()
     print(
         f"words per report: {words.min()} to {words.max()}, median {words.median():.0f}, 95 % ≤ "

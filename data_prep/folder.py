@@ -183,11 +183,25 @@ def _why_empty(out: Path, funnel: dict[str, int], quarantine: list[tuple[str, st
         return f"({steps}): the source is empty"
     why = ", ".join(f"{reason} {count:,}" for reason, count in count_reasons(quarantine).items())
     first = min(quarantine)[1]
+    if first.startswith("image file missing"):
+        first += " (is the folder right that the image paths begin in: --images-root, --jpg-root?)"
     return f"({steps}): {why}; the first: {first}; all are named in {out / 'quarantine.csv'}"
 
 
 def read(folder) -> pd.DataFrame:
     """The rows of a finished data set folder, checked."""
+    path = _manifest(folder)
+    table = read_parquet(path, AGAIN, trusted=_is_as_written(path))
+    _check_columns(table, folder)
+    for column in COLUMNS:
+        if table[column].isna().any() or not pd.api.types.is_string_dtype(table[column]):
+            raise DamagedFile(f"{path} holds other things than text in {column}: {AGAIN}")
+    _check_rows(table, folder)
+    return table
+
+
+def _manifest(folder) -> Path:
+    """The manifest of a finished data set folder."""
     path = Path(folder) / "manifest.parquet"
     if not path.exists():
         unfinished = (Path(folder) / "building.json").exists()
@@ -196,13 +210,7 @@ def read(folder) -> pd.DataFrame:
             if unfinished
             else f"{folder} has no manifest.parquet: make a data set folder with python -m data_prep"
         )
-    table = read_parquet(path, AGAIN, trusted=_is_as_written(path))
-    _check_columns(table, folder)
-    for column in COLUMNS:
-        if table[column].isna().any() or not pd.api.types.is_string_dtype(table[column]):
-            raise DamagedFile(f"{path} holds other things than text in {column}: {AGAIN}")
-    _check_rows(table, folder)
-    return table
+    return path
 
 
 def read_about(folder) -> About:
@@ -222,10 +230,10 @@ def describe_data(folder) -> dict:
 
     Where the manifest was changed by hand, the SHA-256 is that of what is there now.
     """
-    path, about = Path(folder) / "manifest.parquet", read_about(folder)
+    path, about = _manifest(folder), read_about(folder)
     said = ("name", "licence", "synthetic", "text_policy", "sha256")
     described = {key: getattr(about, key) for key in said}
-    if about.manifest_sha256 and path.exists() and not _is_as_written(path):
+    if about.manifest_sha256 and not _is_as_written(path):
         described["sha256"] = content_sha256(path.parent, read(folder))
     return described
 

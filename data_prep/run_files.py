@@ -152,6 +152,7 @@ def read_manifest(run: Path) -> Manifest:
     """What a finished run's manifest says. Raises RunError if it is not finished."""
     path = Path(run) / "manifest.json"
     if not path.exists():
+        check_begun(path.parent)
         advice = "an interrupted one goes on with the same train command and --resume"
         raise RunError(f"{run}: no finished run here (no manifest.json); {advice}")
     return read_model(path, Manifest, RESTORE)

@@ -164,7 +164,8 @@ def resolve(profile: str, settings: dict | None = None) -> RunConfig:
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(own_files.first_fault(error)) from None
+        fault = own_files.first_fault(error).removeprefix("model.").removeprefix("train.")
+        raise ConfigError(fault) from None
 
 
 def resolve_from(run: Path, profile: str, settings: dict) -> RunConfig:

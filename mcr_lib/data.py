@@ -44,17 +44,17 @@ def usable_rows(table: pd.DataFrame, split: str, views: str) -> np.ndarray:
 class PairData:
     """The pairs of one split, ready to be cut into batches."""
 
-    def __init__(
-        self, data: Path, split: str, tokenizer, model: MCRConfig, views="frontal", least=2
-    ):
+    def __init__(self, data, split: str, tokenizer, model: MCRConfig, views="frontal", least=2):
         """Raises DataError if the folder is not whole or has fewer than `least` usable pairs."""
         self.path, self.model, self.views = Path(data), model, views
         table = folder.read(self.path)
         self.rows = usable_rows(table, split, views)  # of the manifest, and so of the store
         if len(self.rows) < least:
             there = table["split"].value_counts().to_dict()
+            advice = f"python -m data_prep check {self.path} shows what was left out"
             raise folder.DataError(
-                f"{self.path}: split {split!r} has {len(self.rows)} usable pairs; it has: {there}"
+                f"{self.path}: split {split!r} has {len(self.rows)} usable pairs, "
+                f"at least {least} are needed; it has: {there}; {advice}"
             )
         self.table = table.iloc[self.rows].reset_index(drop=True)
         self.pad_token_id = tokenizer.pad_token_id

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from data_prep.errors import KitError
 from mcr_lib.__main__ import main
 
 
@@ -134,9 +135,12 @@ def test_search_by_text_and_by_image(phantom, smoke_run, image, capsys):
         ),
         (
             ["train", "--data", "DATA", "--run", "RUN", "--set", "batch_size=many"],
-            "train.batch_size",
+            "mcr_lib: batch_size: ",
         ),
-        (["train", "--data", "DATA", "--run", "RUN", "--device", "cuda:99"], "cuda:99"),
+        (
+            ["train", "--data", "DATA", "--run", "RUN", "--device", "cuda:99"],
+            "--device cpu, or leave",
+        ),
         (["train", "--data", "DATA", "--run", "RUN", "--resume"], "nothing to resume"),
         (["train", "--data", "DATA", "--run", "DONE"], "--resume"),
         (
@@ -161,7 +165,9 @@ def test_search_by_text_and_by_image(phantom, smoke_run, image, capsys):
         (["train", "--bogus"], "--bogus"),
         (["nonsense"], "nonsense"),
         (["evaluate", "--run", "EMPTY", "--data", "DATA"], "no config.yaml"),
-        (["evaluate", "--run", "EMPTY"], "no finished run"),
+        (["evaluate", "--run", "EMPTY"], "no config.yaml"),
+        (["evaluate", "--run", "NOWHERE"], "python -m mcr_lib train --data DIR --run NOWHERE"),
+        (["embed", "--run", "DONE", "--data", "NOWHERE", "--out", "v.npz"], "no manifest.parquet"),
         (["evaluate", "--run", "DONE", "--data", "DATA", "--split", "tset"], "'tset'"),
         (
             ["evaluate", "--run", "DONE", "--data", "DATA", "--protocol", "best"],
@@ -222,3 +228,27 @@ def test_a_setting_by_its_initials_is_answered_with_its_name(key, meant):
 
     with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
         resolve("demo", {key: 1})
+
+
+def test_the_explorer_looks_for_the_run_first(tmp_path, capsys):
+    from data_prep.commands import run_app
+    from kit.explore_page import app
+
+    for run, words in (("run", "no run here (no config.yaml)"), ("begun", "no manifest.parquet")):
+        (tmp_path / "begun").mkdir(exist_ok=True)
+        (tmp_path / "begun" / "config.yaml").touch()
+        arguments = ["--run", str(tmp_path / run), "--data", str(tmp_path / "data")]
+        assert run_app(app, "kit.explore_page", arguments) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_too_few_pairs_says_how_many_and_where_to_look(phantom, tmp_path):
+    import pandas as pd
+
+    from mcr_lib.config import MCRConfig
+    from mcr_lib.data import PairData
+
+    table = pd.read_parquet(phantom / "manifest.parquet")
+    table.groupby("split").head(1).to_parquet(tmp_path / "manifest.parquet")
+    with pytest.raises(KitError, match=r"at least 2 are needed.*data_prep check \S+ shows what"):
+        PairData(tmp_path, "train", None, MCRConfig(), "all")

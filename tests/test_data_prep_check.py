@@ -22,6 +22,7 @@ def test_whole_folder(data_set, capsys):
     assert main(["check", str(data_set)]) == 0
     out = capsys.readouterr().out
     assert "rows 3, studies 3, patients 3" in out and "no problems" in out and "agrees" in out
+    assert "left out image file missing 1" in out
 
 
 @pytest.mark.parametrize(

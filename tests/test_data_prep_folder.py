@@ -100,7 +100,7 @@ def test_finish_refuses_faulty_rows_and_writes_no_manifest(tmp_path, change, mes
 
 
 def test_no_pair_left_says_why(tmp_path):
-    with pytest.raises(DataError, match=r"rows 5, pairs 3.*image file missing 1"):
+    with pytest.raises(DataError, match=r"rows 5, pairs 3.*image file missing 1.*--images-root"):
         folder.finish(tmp_path, [], **FINISH)
 
 

@@ -58,15 +58,14 @@ def pick_device(name: str = "auto") -> torch.device:
         gpus = torch.cuda.device_count()
         if int(os.environ["LOCAL_RANK"]) >= gpus:
             processes = f"{os.environ['LOCAL_WORLD_SIZE']} processes on this machine"
-            advice = f"use --nproc-per-node {gpus}, or --device cpu"
-            raise KitError(f"{processes}, but {gpus} GPUs: {advice}")
+            raise KitError(f"{processes}, {gpus} GPUs: use --nproc-per-node {gpus} or --device cpu")
     try:
         device = torch.empty(1, device=name).device
         if device.type == "cuda":
             torch.cuda.set_device(device)  # what is measured is measured there
         return device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = f"{str(error).splitlines()[0]}; take --device cpu, or leave it out"
         raise KitError(f"device {name!r} is not to be had here: {reason}") from None
 
 

@@ -20,6 +20,7 @@ from IPython.display import Markdown, display
 from PIL import Image
 
 from data_prep.commands import QUIET, option, run_app
+from data_prep.run_files import check_begun
 from kit.explore import Searcher
 from kit.widgets import RetrievalExplorer
 from mcr_lib.engine.distributed import pick_device
@@ -93,11 +94,12 @@ def main(
     browser: Annotated[bool, typer.Option(help="open the page here")] = True,
 ) -> None:
     """Serve the explorer of a run on a data set, on this machine only, until it is interrupted."""
-    from voila.app import Voila
-
+    check_begun(run)
     build_index(
         run, data, device=pick_device("auto")
     )  # before anyone waits for it, and with its errors here
+    from voila.app import Voila
+
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "explore.ipynb"
         code = CELL.format(run=str(run.resolve()), data=str(data.resolve()))
