@@ -24,7 +24,7 @@ Data = option(Path, "data set folder, made by python -m data_prep")
 Run = option(Path, "run folder")
 Device = option(str, "auto, cpu, cuda, cuda:1 …")
 Profile = option(
-    str, "smoke (seconds), demo (minutes), small (an archive, minutes), base (the paper)"
+    str, "smoke (seconds), demo (minutes), small (an archive, minutes), base (ViT-B/16)"
 )
 Set = option(list[str], "key=value, a key of config.yaml; may be repeated", "--set")
 StartFrom = option(
