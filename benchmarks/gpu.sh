@@ -14,6 +14,7 @@ while [ $# -gt 0 ]; do
   case "$1" in
     --device) device=${2:?--device takes cuda or cpu}; shift ;;
     --smoke) smoke=yes ;;
+    -h | --help) sed -n '2,/^set /s/^# //p' benchmarks/gpu.sh; exit 0 ;;
     -*) echo "gpu.sh: unknown option $1" >&2; exit 2 ;;
     *) out=$1 ;;
   esac

@@ -6,15 +6,14 @@ reached on the way. The result files of the README come from here; numbers only,
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import torch
 import typer
 
-from data_prep.commands import QUIET, command_line, run_app
+from data_prep.commands import QUIET, command_line, option, run_app
 from data_prep.folder import write_json
 from mcr_lib import retrieval
-from mcr_lib.__main__ import Set
+from mcr_lib.__main__ import Data, Device, Profile, Run, Set
 from mcr_lib.config import parse_settings, resolve
 from mcr_lib.data import PairData
 from mcr_lib.engine.distributed import pick_device
@@ -52,12 +51,12 @@ app = typer.Typer(help="Train one model and write one result file.", **QUIET)
 
 @app.command()
 def main(
-    data: Annotated[Path, typer.Option()],
-    run: Annotated[Path, typer.Option()],
-    out: Annotated[Path, typer.Option()],
-    profile: str = "demo",
+    data: Data,
+    run: Run,
+    out: option(Path, "the result file to write, .json"),
+    profile: Profile = "demo",
     settings: Set = [],  # noqa: B006 (typer copies it)
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
     """Train with the profile's numbers, measure, write `out`."""
     command, where = command_line(MODULE), pick_device(device)

@@ -31,8 +31,9 @@ from data_prep.folder import describe_data
 from data_prep.machine import progress
 from data_prep.own_files import write_json
 from data_prep.provenance import provenance
-from kit.lesson import Lesson, Parameters, environment, shown_path
+from kit.lesson import STUDIES, Lesson, Parameters, environment, shown_path
 from mcr_lib.__main__ import Device, Profile
+from mcr_lib.config import ConfigError
 from mcr_lib.engine.distributed import pick_device
 
 MODULE = "benchmarks.reproduce"
@@ -84,6 +85,9 @@ def reproduce(
         out=str(Path(out).resolve()) if out else "",
         device=device,
     )
+    if profile not in STUDIES:
+        there = ", ".join(STUDIES)
+        raise ConfigError(f"--profile {profile}: the lessons train MCR, so it is one of {there}")
     if data:
         folder.read(Path(data))  # a wrong folder is said here, in one line
     lesson = Lesson("reproduce", parameters)

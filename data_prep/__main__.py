@@ -48,8 +48,10 @@ Licence = Annotated[str, typer.Option(help="Licence of the data set.")]
 @app.command()
 def phantom(
     out: Out,
-    studies: Annotated[int, typer.Option(min=1)] = 2000,
-    seed: int = 0,
+    studies: Annotated[
+        int, typer.Option(min=1, help="How many, each one image and report.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same data set.")] = 0,
     findings: Annotated[
         Literal["all", "one-small-lesion"],
         typer.Option(help="All kinds, or a nodule that one or two patches see."),

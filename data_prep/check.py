@@ -68,10 +68,10 @@ def _choose_check(directory: Path) -> Callable[[Path, Findings], None]:
     has_jpg_tables = holds("mimic-cxr-2.0.0-*")
     if _has_reports(directory) and not has_jpg_tables:
         return _check_mimic_reports
-    if has_jpg_tables or holds("files/p1?"):
-        return _check_mimic_jpg
     if holds("*.xml", "*/*.xml", "indiana_*.csv"):
         return _check_openi
+    if has_jpg_tables or holds("files"):
+        return _check_mimic_jpg
     raise DataError(
         f"{directory} is neither a data set folder (manifest.parquet) nor a download of "
         "MIMIC-CXR-JPG (files/, mimic-cxr-2.0.0-*.csv.gz), MIMIC-CXR or Open-i (*.xml); a table "

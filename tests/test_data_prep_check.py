@@ -85,6 +85,13 @@ def test_mimic_download(tmp_path, capsys):
         assert line in out
 
 
+def test_a_download_that_has_only_begun_is_told_what_is_missing(tmp_path, capsys):
+    (tmp_path / "files").mkdir()
+    assert main(["check", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "split.csv.gz is missing — from MIMIC-CXR-JPG" in out and "difference -377,110" in out
+
+
 def test_mimic_reports(tmp_path, capsys):
     (tmp_path / "files" / "p10" / "p10000032").mkdir(parents=True)
     (tmp_path / "files" / "p10" / "p10000032" / "s50000001.txt").touch()

@@ -92,6 +92,13 @@ def test_kernels_and_the_largest_batch(tmp_path):
     assert [(row["pairs"], row["parts"]) for row in rows] == [(4, 1), (8, 1), (8, 8)]
 
 
+def test_its_help_is_what_stands_at_its_top():
+    order = ["bash", "benchmarks/gpu.sh", "--help"]
+    done = subprocess.run(order, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("Everything that needs a GPU")
+    assert "bash benchmarks/gpu.sh [OUT]" in done.stdout and "pipefail" not in done.stdout
+
+
 def run_script(out: Path, **environment) -> subprocess.CompletedProcess:
     order = ["bash", "benchmarks/gpu.sh", str(out), "--device", "cpu", "--smoke"]
     return subprocess.run(

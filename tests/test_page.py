@@ -201,3 +201,10 @@ def test_a_wrong_data_folder_is_one_line_before_anything_is_made(tmp_path, capsy
     said = capsys.readouterr().err
     assert "nope has no manifest.parquet" in said and len(said.strip().splitlines()) == 1
     assert not (tmp_path / "made").exists()
+
+
+def test_a_profile_that_is_fitted_is_refused_before_anything_is_made(tmp_path, capsys):
+    arguments = ["--profile", "small", "--out", str(tmp_path / "made")]
+    assert run_app(reproduce.app, reproduce.MODULE, arguments) == 2
+    assert "one of smoke, demo, base" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()

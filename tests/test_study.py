@@ -622,8 +622,10 @@ def test_the_command_line(phantom, whole, tmp_path, capsys, monkeypatch):
     assert shown and set(table["split"][shown]) == {"test"} and "ground-truth semantics" in figure
     for arguments, words in (
         (["--table"], "study.json"),
+        (["--table", tmp_path / "nothing.json"], "nothing.json' does not exist"),
         (["--data", phantom], "--data and --out"),
         (["--data", phantom, "--out", tmp_path / "x", "--arms", "mcr"], "unknown arm 'mcr'"),
+        (["--data", phantom, "--out", tmp_path / "x", "--arms", "mcr-mab"], "mean 'mcr-mba'?"),
         (["--data", phantom, "--out", tmp_path / "x", "--seeds", "0"], "--seeds takes"),
         (["--data", tmp_path, "--out", tmp_path / "x"], "no"),
     ):

@@ -20,7 +20,9 @@ from mcr_lib.__main__ import Device, Profile, Set
 MODULE = "benchmarks.study"
 app = typer.Typer(help="Train arms × seeds and judge the claims of the paper.", **QUIET)
 
-Files = Annotated[list[Path] | None, typer.Argument(help="with --table: study.json files")]
+Files = Annotated[
+    list[Path] | None, typer.Argument(exists=True, help="with --table: study.json files")
+]
 Data = option(Path | None, "data set folder, made by python -m data_prep")
 Out = option(Path | None, "the study's folder; what is in it is not done again")
 Seeds = option(str, "how many, each for every arm; or a part of them: 3-4")

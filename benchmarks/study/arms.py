@@ -7,6 +7,7 @@ three learning rates its was on validation the best for each of the core arms, o
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -108,7 +109,8 @@ def parse_arms(names: str, own: Sequence[str] = ()) -> list[Arm]:
         elif name in ARMS:
             asked[name] = ARMS[name]
         else:
-            known = f"groups: {', '.join(GROUPS)}; arms: {', '.join(ARMS)}"
+            close = difflib.get_close_matches(name, [*GROUPS, *ARMS], n=1)
+            known = f"did you mean {close[0]!r}?" if close else f"groups: {', '.join(GROUPS)}"
             raise ConfigError(
                 f"unknown arm {name!r}; {known}; one of your own: --arm NAME=key=value"
             )

@@ -9,17 +9,17 @@ written by the one that finds all of them done.
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import torch
 import typer
 
 from benchmarks.study.arms import GROUPS, Arm, parse_arms
 from benchmarks.study.files import read_evaluation
-from data_prep.commands import QUIET, command_line, run_app
+from data_prep.commands import QUIET, command_line, option, run_app
 from data_prep.folder import describe_data, write_json
 from data_prep.provenance import provenance
 from data_prep.run_files import read_manifest
+from mcr_lib.__main__ import Data, Device, Profile
 from mcr_lib.config import resolve
 from mcr_lib.engine.distributed import pick_device
 from mcr_lib.evaluate import evaluate_run
@@ -34,13 +34,13 @@ app = typer.Typer(help="The learning rate of each arm, on the split validate.", 
 
 @app.command()
 def main(
-    data: Annotated[Path, typer.Option()],
-    runs: Annotated[Path, typer.Option()],
-    out: Annotated[Path, typer.Option()],
-    arms: str = "core",
-    profile: str = "demo",
-    steps: int = 500,
-    device: str = "auto",
+    data: Data,
+    runs: option(Path, "folder for the run folders; what is in it is not trained again"),
+    out: option(Path, "the result file to write, .json, once all core arms are done"),
+    arms: option(str, "arms or groups, by commas") = "core",
+    profile: Profile = "demo",
+    steps: option(int, "training steps of each run") = 500,
+    device: Device = "auto",
 ) -> None:
     """Train what is missing, print the rsum on validation of each arm at each rate, write `out`."""
     command, where = command_line(MODULE), pick_device(device)
