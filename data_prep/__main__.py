@@ -236,6 +236,14 @@ def check(
 
 
 @app.command()
+def datasheet(directory: Annotated[Path, typer.Argument(help="A data set folder.")]) -> None:
+    """Print what is in a data set, where it is from and what is missing, as Markdown."""
+    from .datasheet import datasheet as write
+
+    print(write(directory))
+
+
+@app.command()
 def pack(
     directory: Annotated[Path, typer.Argument(help="A data set folder.")],
     size: Annotated[int, typer.Option(min=16, help="Side of the square images.")] = 512,
