@@ -165,7 +165,7 @@ def _prepare(data: Path, run: Path, config: RunConfig, *, resume: bool, device, 
         config = with_vocabulary(config, tokenizer)
     model = build_model(config)
     pairs = PairData(data, "train", tokenizer, config.model, config.train.views)
-    if config.model.encoders == "linear" and not (resume or config.train.start_from):
+    if config.model.encoders == "linear" and not resume:  # --from: anew, in the older words
         linear.fit(model, pairs, config.train.seed)
     batches = TrainBatches(pairs, config.train, device)
     _warn(pairs, config)

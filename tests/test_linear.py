@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 import mcr_lib
 from data_prep.closed_form import learn_windows, ridge_cca, weigh_words
 from kit.grounding import patch_features, word_features
-from mcr_lib.config import ConfigError, resolve
+from mcr_lib.config import ConfigError, resolve, resolve_from
 from mcr_lib.data import PairData
 from mcr_lib.evaluate import evaluate_run
 from mcr_lib.export import export_run, sides
@@ -141,6 +141,16 @@ def test_it_finds_far_more_than_chance_without_a_step(run, phantom, tmp_path):
     train_run(phantom, tmp_path / "again", resolve("small", SMALL), device=CPU)
     one, two = (load_run(where)[0].state_dict() for where in (run, tmp_path / "again"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_from_an_older_run_it_is_fitted_anew_and_resumed_it_stays(run, phantom, tmp_path):
+    config = resolve_from(run, "small", SMALL)
+    train_run(phantom, tmp_path / "next", config, device=CPU)
+    one, two = (load_run(where)[0].state_dict() for where in (run, tmp_path / "next"))
+    assert all(torch.equal(one[name], two[name]) for name in one)  # the same data: the same fit
+    before = (run / "manifest.json").read_bytes()
+    train_run(phantom, run, resolve("small", SMALL), device=CPU, resume=True)
+    assert (run / "manifest.json").read_bytes() == before
 
 
 def test_it_goes_where_any_model_goes(run, phantom, loaded, tmp_path):
