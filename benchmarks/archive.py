@@ -132,7 +132,7 @@ def other_protocols(model, tokenizer, images: Tensor, texts: Tensor, table: pd.D
     sections = table["findings"][has].str.lower().tolist()
     group, first = merge_texts(sections)
     asked = encode_texts(model, tokenizer, [sections[row] for row in first])
-    rank = ranks(images[torch.from_numpy(has)], asked, group, torch.arange(len(first)))
+    rank = ranks(images[torch.tensor(has)], asked, group, torch.arange(len(first)))
     measured |= {
         f"findings image_to_text_R@{k}": 100 * float((rank <= k).double().mean()) for k in KS
     }

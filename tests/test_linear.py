@@ -8,6 +8,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from torch.nn.functional import normalize
 
 import mcr_lib
+from data_prep import closed_form
 from data_prep.closed_form import learn_windows, ridge_cca, weigh_words
 from kit.grounding import patch_features, word_features
 from mcr_lib.config import ConfigError, resolve, resolve_from
@@ -19,6 +20,14 @@ from mcr_lib.run import load_run, train_run
 
 CPU = torch.device("cpu")
 SMALL = {"embed_dim": 32, "vocab_size": 300}  # else as the profile
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_windows():
+    """A tenth of the windows: seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(closed_form, "MOST_WINDOWS", 20_000)
+        yield
 
 
 @pytest.fixture(scope="module")
