@@ -152,7 +152,7 @@ def search(
     how = Searching(k, among, where, per, other_patients)
     one = Question(text, image, without, image_weight)
     many = read_questions(one, texts, images)
-    place, notes = pick_device(device), notes_on_recall(run)
+    place, notes = pick_device(device), []
     model, tokenizer = load_run(run, place)
     if many is None:
         check_question(model, tokenizer, one)
@@ -162,7 +162,7 @@ def search(
         rows = [as_row(hit) | {"notes": notes} for hit in hits]
     else:
         rows = ask_many(model, tokenizer, index, many, how)
-    for note in notes:
+    for note in [*notes, *notes_on_recall(run)]:
         notice(note)
     give(rows, out, as_json)
 

@@ -20,7 +20,7 @@ from IPython.display import Markdown, display
 from PIL import Image
 
 from data_prep.commands import QUIET, option, run_app
-from data_prep.run_files import check_begun
+from data_prep.run_files import check_begun, notes_on_recall
 from kit.explore import Searcher
 from kit.widgets import RetrievalExplorer
 from mcr_lib.engine.distributed import pick_device
@@ -51,11 +51,9 @@ def show(run: str, data: str) -> None:
     device = pick_device("auto")
     model, tokenizer = load_run(Path(run), device)
     searcher = Searcher(build_index(Path(run), Path(data), device=device), model, tokenizer)
-    display(
-        Markdown(
-            f"# Find images and reports\n\n{len(searcher.index):,} pairs. {about_maps(searcher, data)}"
-        )
-    )
+    known = f"{len(searcher.index):,} pairs. {about_maps(searcher, data)}"
+    warned = [f"⚠ {note[0].upper()}{note[1:]}." for note in notes_on_recall(Path(run))]
+    display(Markdown("\n\n".join(["# Find images and reports", known, *warned])))
     explorer = RetrievalExplorer({"model": searcher}, sentence="")
     explorer.served = True
     display(explorer)
