@@ -153,7 +153,7 @@ def films(sentence: str, found: list[dict]) -> Picture:
         for corners in np.asarray(film["frames"]) * len(film["lit"]):
             draw_box(ax, *corners, colour=OKABE_ITO["sky"])
         bare(below)
-        text = textwrap.wrap(film["report"], 138 // n, max_lines=lines, placeholder=" …")
+        text = textwrap.wrap(film["report"], 126 // n, max_lines=lines, placeholder=" …")
         place = dict(va="top", transform=below.transAxes, in_layout=False)
         below.text(0, 1, plain("\n".join(text)), fontsize=9, **place)
     return picture
