@@ -90,9 +90,10 @@ def with_interval(values: Tensor) -> list[float]:
     return [float(values[0]), low, high]
 
 
-def measure_split(data: Path, config: RunConfig, seeds: int, runs: Path) -> tuple[dict, Setting]:
+def measure_split(
+    data: Path, splits: dict[str, Split], config: RunConfig, seeds: int, runs: Path
+) -> tuple[dict, Setting]:
     """Several seeds on the data set's own splits → all numbers, and the baseline's setting."""
-    splits = read_splits(data)
     baseline, _ = fit_linear(splits)
     table = splits["test"].table
     plain, models, other, seconds = Hits(*baseline.features(splits["test"]), table), [], [], []
@@ -146,7 +147,9 @@ def other_protocols(model, tokenizer, images: Tensor, texts: Tensor, table: pd.D
     return measured
 
 
-def measure_folds(data: Path, config: RunConfig, folds: int, setting: Setting) -> dict:
+def measure_folds(
+    data: Path, points: dict[str, Split], config: RunConfig, folds: int, setting: Setting
+) -> dict:
     """Every study asked by a model that knows neither it nor its patient."""
     table = folder.read(data)
     frontal = np.flatnonzero(table["view"] != "lateral")
@@ -155,7 +158,6 @@ def measure_folds(data: Path, config: RunConfig, folds: int, setting: Setting) -
     fold_of = fold_of_patient[patients]  # of each frontal
     own_table = table.iloc[frontal].reset_index(drop=True)
     group, first = merge_texts(own_table["report"].tolist())
-    points = read_splits(data)
     whole = {"model": np.zeros(len(frontal)), "linear CCA": np.zeros(len(frontal))}
     best = {name: np.zeros(len(frontal), int) for name in whole}
     within = {name: [] for name in whole}
@@ -269,11 +271,12 @@ def main(
 ) -> None:
     """Measure a profile on an archive by every protocol, write OUT."""
     config = resolve(profile, parse_settings(settings))
-    measured, setting = measure_split(data, config, seeds, runs)
+    splits = read_splits(data)
+    measured, setting = measure_split(data, splits, config, seeds, runs)
     content = {"data": folder.describe_data(data), "config": config.model_dump(mode="json")}
     content["split"] = measured
     if folds and config.model.encoders == "linear":
-        content["folds"] = measure_folds(data, config, folds, setting)
+        content["folds"] = measure_folds(data, splits, config, folds, setting)
     folder.write_json(out, content | provenance(command_line(MODULE)))
     rsum = measured["mean of seeds"]["rsum"]
     print(f"{out}: RSum {rsum[0]:.0f} [{rsum[1]:.0f}, {rsum[2]:.0f}], mean of {seeds} seeds")
