@@ -6,19 +6,21 @@ OUT     ?= runs/$(PROFILE)
 RUN     ?=
 DEVICE  ?= auto
 LAB_FLAGS ?=
+PIP_FLAGS ?=
 BIN     := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help env reproduce test lab explore notebooks study benchmark fuzz lint clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
-	@echo "variables: PROFILE=smoke|demo|base  DATA=folder  RUN=folder  OUT=folder  LAB_FLAGS=…  PYTHON=python3.12"
+	@echo "variables: PROFILE=smoke|demo|base  DATA=folder  RUN=folder  OUT=folder  LAB_FLAGS=…  PIP_FLAGS=…  PYTHON=python3.12"
 
-env: .venv/.complete  ## make .venv from requirements.txt (about 6 GB: torch brings CUDA; it runs on CPUs too)
+env: .venv/.complete  ## make .venv from requirements.txt: some minutes, 7 GB (with CUDA; it runs on CPUs too)
 .venv/.complete: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, $(PYTHON) is {v.major}.{v.minor}: make … PYTHON=python3.12")'
+	@echo "making .venv: 2 to 5 minutes on a fast network, 7 GB; less without CUDA: CONTRIBUTING.md, Other ways to install"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --requirement requirements.txt
+	$(BIN)/pip install $(PIP_FLAGS) --requirement requirements.txt
 	$(BIN)/pip install --quiet --no-deps --editable .
 	$(BIN)/python -m ipykernel install --sys-prefix --name mcr --display-name "MCR kit"
 	touch $@
@@ -41,6 +43,7 @@ notebooks: env  ## derive notebooks/*.ipynb from notebooks/src/*.py
 
 study: env  ## arms × seeds and a verdict for every claim, resumable: DATA=folder OUT=folder
 	@test -n "$(DATA)" || { echo "make study DATA=folder OUT=folder: DATA is missing" >&2; exit 2; }
+	@test "$(PROFILE)" != small || { echo "make study PROFILE=small: the study trains MCR, so it is one of smoke, demo, base" >&2; exit 2; }
 	$(BIN)/python -m benchmarks.study --data $(DATA) --out $(OUT) --profile $(PROFILE) --device $(DEVICE)
 
 benchmark: env  ## what a step costs beside open_clip, which this installs first: OUT=FILE.json, DEVICE=auto|cpu|cuda

@@ -6,12 +6,14 @@ from now. It measures nothing and draws nothing.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from nbconvert import HTMLExporter
+from nbconvert.filters import markdown2html
 from nbconvert.preprocessors import TagRemovePreprocessor
 from pygments.formatters import HtmlFormatter
 
@@ -97,7 +99,18 @@ def write_notebook_page(executed: Path, target: Path) -> None:
     exporter.register_preprocessor(parameters, enabled=True)
     body, _ = exporter.from_notebook_node(notebook)
     highlighting = HtmlFormatter(style="friendly").get_style_defs(".highlight")
-    text = render("notebook.html", name=executed.stem, body=body, highlighting=highlighting)
+    _write_readable(target, body, highlighting)
+
+
+def write_text_page(source: Path, target: Path) -> None:
+    """Write a Markdown file as one offline page."""
+    _write_readable(target, markdown2html(source.read_text(encoding="utf-8")))
+
+
+def _write_readable(target: Path, body: str, highlighting: str = "") -> None:
+    """The page of a lesson or of a text, whose links lead to the pages of others."""
+    body = re.sub(r'href="([\w-]+)\.(ipynb|md)"', r'href="\1.html"', body)
+    text = render("notebook.html", name=target.stem, body=body, highlighting=highlighting)
     target.write_text(text, encoding="utf-8")
 
 

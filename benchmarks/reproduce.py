@@ -8,6 +8,7 @@ Not here: what the notebooks do. A notebook that fails is named with its cell; t
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from nbclient.exceptions import DeadKernelError
 
 from benchmarks import ROOT
 from benchmarks.baselines import measure_baselines
-from benchmarks.page import write_notebook_page, write_page
+from benchmarks.page import write_notebook_page, write_page, write_text_page
 from benchmarks.study.figures import write_figures
 from benchmarks.study.runs import run_reduced_study
 from data_prep import folder
@@ -102,6 +103,8 @@ def reproduce(
     say(LESSONS)
     ran = _run_notebooks(lesson.out, parameters)
     about |= {"notebooks took": _minutes_since(start), **environment()}
+    took = {notebook["name"]: round(notebook["seconds"], 1) for notebook in ran}
+    write_json(lesson.out / "notebooks.json", {**about, **provenance(), "seconds": took})
     write_page(lesson.out, about, ran)  # whatever becomes of the rest, this much can be read
     say(LINEAR)
     write_json(lesson.out / "baselines.json", measure_baselines(lesson.data))
@@ -150,6 +153,9 @@ def _minutes_since(start: float) -> str:
 
 def _run_notebooks(out: Path, parameters: Parameters) -> list[dict]:
     (out / "notebooks").mkdir(exist_ok=True)
+    for text in NOTEBOOKS.glob("*.md"):  # glossary and questions, to which the lessons point
+        shutil.copyfile(text, out / "notebooks" / text.name)
+        write_text_page(text, out / "notebooks" / f"{text.stem}.html")
     sources = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     ran = []
     with progress(sources, desc="notebooks", unit="notebook") as bar:

@@ -1,11 +1,13 @@
 """What lessons say of the study is read from its committed files, and no verdict on retrieval is given away there."""
 
 import ast
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.study.tables import format_studies
 from kit import found
 
 SOURCES = sorted((Path(__file__).parent.parent / "notebooks" / "src").glob("[0-9][0-9]_*.py"))
@@ -47,3 +49,13 @@ def test_mask_rates_and_the_linear_model_are_those_of_the_files():
         linear = file["rows"]["linear CCA"]["image_to_text_R@10"]
         assert beside.loc["linear CCA", "image to text"] == linear
         assert beside.loc["chance", "data"] == file["data"]["sha256"][:8]
+
+
+def test_operations_of_a_training_are_those_of_the_study_s_own_table():
+    arms = found.recall_over_cost("study_phantom").set_index(["framework", "budget"])
+    printed = format_studies([found.RESULTS / "study_phantom.json"])
+    for arm, key in (("mcr-mba", ("mcr", "equal steps")), ("mcr-mba@time", ("mcr", "equal time"))):
+        (line,) = re.findall(rf"^\| {arm} \|.*$", printed, re.M)
+        assert (
+            f"{arms.loc[key, 'operations']:.3g}" in line and f"{arms.loc[key, 'rsum']:.1f}" in line
+        )

@@ -42,7 +42,9 @@ def add_work(path: Path) -> bytes:
 
 def test_a_copy_is_the_readers_and_a_newer_lesson_lies_beside_it(lessons):
     place = lessons / "lab"
+    (lessons / "GLOSSARY.md").write_text("a word")
     assert lab.lay_out(place, lessons) == []
+    assert (place / "GLOSSARY.md").read_text() == "a word"
     mine = place / "00_x.ipynb"
     work = add_work(mine)
     assert lab.lay_out(place, lessons) == [] and mine.read_bytes() == work

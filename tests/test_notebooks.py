@@ -220,6 +220,34 @@ def test_no_measured_number_is_typed_into_the_text(path):
     )
 
 
+QUESTIONS = (ROOT / "notebooks" / "QUESTIONS.md").read_text(encoding="utf-8")
+ANSWER = re.compile(r"^\d\. (.+?)\n.*?> (.+?)\n\n   Section (.+?), profile `(\w+)`", re.M | re.S)
+
+
+@each_notebook
+def test_its_three_questions_are_answered_in_it(path):
+    """By a sentence of its text or of a solution, in the section named, at the profile named."""
+    asked = QUESTIONS.split(f"\n## {path.stem[:2]} · ")[1].split("\n## ")[0]
+    assert asked.splitlines()[0] == prose(path).splitlines()[0].split(" · ")[1]
+    answers = ANSWER.findall(asked)
+    assert len(answers) == 3
+    notebook = "\n".join(cell.source for cell in nbformat.read(path, 4).cells)
+    sections = {part.split("\n")[0]: part for part in re.split(r"^## ", notebook, flags=re.M)}
+    profiles = {
+        ast.literal_eval(call.args[0]): "demo" if call.keywords else "smoke"
+        for method in ("claim", "answer")
+        for call in calls(path, method)
+        if isinstance(call.args[0], ast.Constant)
+    }
+    for question, quote, section, profile in answers:
+        assert question.endswith("?")
+        title = section.strip("“”")
+        [text] = [
+            t for name, t in sections.items() if name == title or name.startswith(f"{title}. ")
+        ]
+        assert quote in " ".join(text.split()) and profiles.get(quote, "smoke") == profile, quote
+
+
 # --- running them
 
 
@@ -344,6 +372,12 @@ def test_an_answer_is_checked_like_a_claim_and_only_a_trained_model_can_be_asked
         ("answer", None),
         ("answer", False),
     ]
+
+
+def test_a_profile_that_trains_no_mcr_is_refused(tmp_path):
+    given = {"profile": "small", "out": str(tmp_path), "device": "cpu"}
+    with pytest.raises(ConfigError, match="'small': the lessons train MCR, with one of: smoke"):
+        Lesson.begin("xx", given)
 
 
 def test_parameters_are_made_the_right_type(tmp_path):

@@ -128,6 +128,13 @@ def test_a_notebook_page_folds_solutions_and_names_no_path_of_this_machine(tmp_p
     assert "/home/me" not in text and "profile" not in text
 
 
+def test_links_between_lessons_lead_to_their_pages(tmp_path):
+    (tmp_path / "GLOSSARY.md").write_text("see [01](01_masking.ipynb) and [us](https://x.org/a.md)")
+    page.write_text_page(tmp_path / "GLOSSARY.md", tmp_path / "GLOSSARY.html")
+    text = (tmp_path / "GLOSSARY.html").read_text()
+    assert 'href="01_masking.html"' in text and 'href="https://x.org/a.md"' in text
+
+
 def test_a_kernel_that_dies_is_named_and_the_others_still_run(tmp_path):
     source = tmp_path / "00_dies.ipynb"
     cells = [

@@ -85,3 +85,17 @@ def beside_linear(name: str) -> pd.DataFrame:
         }
         rows[line] = both | {"data": source["data"]["sha256"][:8]}
     return pd.DataFrame(rows).T
+
+
+def recall_over_cost(name: str) -> pd.DataFrame:
+    """Of a study's arms with MbA: framework, what was equal, 1e12 operations of the training, RSum (mean of seeds)."""
+    study, lines = read(name), []
+    for arm, about in study["arms"].items():
+        plain, _, budget = arm.partition("@")
+        framework, _, order = plain.rpartition("-")
+        if order == "mba" and framework != "null":
+            a_pair = study["cost"]["arms"][plain]["flops"]
+            operations = a_pair * study["cost"]["batch_size"] * about["steps"] / 1e12
+            rsum = np.mean(about["metrics"]["test, unmasked"]["rsum"])
+            lines.append((framework, f"equal {budget or 'steps'}", operations, rsum))
+    return pd.DataFrame(lines, columns=["framework", "budget", "operations", "rsum"])

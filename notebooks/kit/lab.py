@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -26,6 +27,8 @@ SETTINGS = {  # no question whether Jupyter's news are wanted, and no look into 
 def lay_out(place: Path, lessons: Path = LESSONS) -> list[str]:
     """Copy into `place` every lesson that is not there, overwriting nothing → a line for each newer one."""
     place.mkdir(parents=True, exist_ok=True)
+    for page in lessons.glob("*.md"):  # glossary and questions, to which the lessons point
+        shutil.copyfile(page, place / page.name)
     newer = []
     for lesson in sorted(lessons.glob("[0-9][0-9]_*.ipynb")):
         version = hashlib.sha256(lesson.read_bytes()).hexdigest()[:8]

@@ -60,8 +60,11 @@ class Lesson:
     def __init__(self, name: str, parameters: Parameters):
         self.name, self.seed = name, parameters.seed
         self.profile = parameters.profile or trained_profile(parameters)
-        if self.profile not in PROFILES:
-            raise ConfigError(f"unknown profile {self.profile!r}; there are: {', '.join(PROFILES)}")
+        if self.profile not in STUDIES:  # small is no MCR: it has nothing to train
+            there = ", ".join(STUDIES)
+            raise ConfigError(
+                f"profile {self.profile!r}: the lessons train MCR, with one of: {there}"
+            )
         self.device = pick_device(parameters.device)
         self.out = (ROOT / (parameters.out or f"runs/{self.profile}")).resolve()
         self.folder = self.out / "lessons" / name

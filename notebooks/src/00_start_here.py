@@ -15,10 +15,12 @@
 #
 # The paper is *Masked Contrastive Reconstruction for Cross-modal Medical Image-Report Retrieval* (MCR), [arXiv
 # 2312.15840](https://arxiv.org/abs/2312.15840). Its task: given a chest radiograph, find its report among many (and
-# the other way round). What of it we could read, and what we chose ourselves, stands at the end of this notebook.
-# Nothing here is for clinical use.
+# the other way round). The end of this notebook lists what we could read of it, and what we chose ourselves. Nothing
+# here is for clinical use.
 #
-# All notebooks begin with the same two cells: the parameters, and a cell that checks them.
+# A word is explained where it first stands. All of them stand in the [glossary](GLOSSARY.md).
+#
+# All notebooks begin with the same two cells. One holds the parameters, the other checks them.
 
 # %% tags=["parameters"]
 profile: str = ""  # smoke (seconds), demo (minutes), base (a GPU); empty: demo where it is trained
@@ -60,8 +62,8 @@ from mcr_lib.search import build_index
 # %% [markdown]
 # ## 1. What does it do?
 #
-# It finds. Give it a sentence, and it looks through images it has never seen, of patients it has never seen, for those
-# that fit. Where the box above says so, the model has learned next to nothing, and so the hits are nonsense.
+# It finds. Give it a sentence, and it looks through images it has never seen, of patients it has never seen, for
+# those that fit. If the box above says that the model has learned next to nothing, the hits are nonsense.
 
 # %%
 run = lesson.train()
@@ -70,8 +72,8 @@ index = build_index(run, lesson.data, split="test", device=lesson.device)
 searcher = Searcher(index, trained, tokenizer)
 
 # %% [markdown]
-# **Picture.** A sentence, and the three images it finds. What glows are the patches that speak for the sentence. Blue
-# frames show where the finding really is, where the data know it; the model never saw them.
+# **Picture.** A sentence, and the three images it finds. The patches that speak for the sentence glow. A blue frame
+# shows where the finding really is, if the data know it. The model never saw the frames.
 
 # %%
 sentence = "Large left pleural effusion."
@@ -94,8 +96,8 @@ asked = {
 lesson.figure(plotting.top_reports([asked]), "reports", "The first three reports for one image")
 
 # %% [markdown]
-# If this ran, everything needed is installed. A GPU is not needed for the profiles `smoke` and `demo`. This is what
-# your machine has:
+# If this ran, everything needed is installed. The profiles `smoke` and `demo` need no GPU. This is what your machine
+# has:
 
 # %%
 caption = "The machine these numbers are from"
@@ -104,10 +106,10 @@ lesson.table(pd.Series(environment(), name="here").to_frame(), "environment", ca
 # %% [markdown]
 # ## 2. What goes in?
 #
-# The kit reads one kind of folder, whatever the data came from: a table with one row per image–report pair, and the
-# images. Without your own data, it draws a **phantom**: a synthetic data set of sketched chest radiographs with
-# findings, and sentences that describe them. It is a drawing, not a simulation. It holds no patient's data, so
-# everything may be shown, and because the program knows what it drew, it also knows *where* each finding is.
+# The kit reads one kind of folder, whatever the data came from: the images, and a table with one row per image–report
+# pair. Without your own data, it draws a **phantom**: sketched chest radiographs with findings, and sentences that
+# describe them. It is a drawing, not a simulation. It holds no patient's data, so everything may be shown. And the
+# program that drew it knows *where* each finding is.
 
 # %%
 table = folder.read(lesson.data)
@@ -120,15 +122,16 @@ table.groupby("split").agg(
 )
 
 # %% [markdown]
-# The **funnel** says how many pairs each preparation step left over. The phantom loses none; with real archives, look
-# here first when a count is not what you expected.
+# The **funnel** says how many pairs each preparation step left over. The phantom loses none. With a real archive,
+# look here first when a count is not what you expected.
 #
-# Patients never stand in two splits: a model that has seen a patient's earlier image could otherwise recognise the
-# patient instead of the finding. Some reports are written twice, word for word; why this matters for the score is the
-# topic of notebook 04.
+# The pairs are **split** into three parts: `train`, `validate` and `test`. No patient stands in two of them. Else a
+# model that has seen a patient's earlier image could recognise the patient instead of the finding. Some reports are
+# written twice, word for word. Why this matters is a topic of
+# [04_retrieval_evaluation](04_retrieval_evaluation.ipynb).
 #
-# **Picture.** Three pairs. Where the data set knows the places of its findings, they are framed. `XXXX` in a
-# report stands where a word was blacked out to protect the patient, as in Open-i; the phantom imitates that.
+# **Picture.** Three pairs. Where the data set knows the places of its findings, they are framed. `XXXX` stands where
+# a word was blacked out to protect the patient, as in the real reports of Open-i. The phantom imitates that.
 
 # %%
 shown = table[table["labels"] != ""].iloc[:3]
@@ -143,8 +146,9 @@ lesson.figure(figure, "pairs", "Three image–report pairs of the data set")
 
 # %% [markdown]
 # A model sees neither pictures nor words, but numbers. An image becomes gray levels with a mean near 0. A report
-# becomes **tokens**: frequent words stand whole in a vocabulary that is learned from the training reports; rarer ones
-# are cut into pieces, and a piece that continues a word starts with `##`.
+# becomes **tokens**, words or pieces of words. The **vocabulary**, all tokens there are, is learned from the training
+# reports. Frequent words stand in it whole. Rarer ones are cut into pieces, and a piece that continues a word starts
+# with `##`.
 
 # %%
 vocabulary = tokenizer.get_vocab()
@@ -152,11 +156,11 @@ first = tokenizer.convert_ids_to_tokens(list(range(5)))
 print(len(vocabulary), "tokens in the vocabulary, the first:", first)
 
 # %% [markdown]
-# The first five are special: padding, an unknown piece, begin and end of a report, and `[MASK]`, which will be
+# The first five are special: padding, an unknown piece, begin and end of a report, and `[MASK]`. The last will be
 # important.
 #
-# **By hand.** Cutting a word: take the longest piece that stands in the vocabulary, then go on behind it. The last word
-# here is new to this vocabulary, yet its pieces can be read. **Check** on all words of the test reports.
+# **By hand.** To cut a word, take the longest piece that stands in the vocabulary, then go on behind it. The last
+# word here is new to this vocabulary, yet its pieces can be read. **Check** on all words of the test reports.
 
 
 # %%
@@ -194,15 +198,17 @@ lesson.answer(
 # %% [markdown]
 # ## 3. What happens to one pair?
 #
-# Four words are used in all notebooks. The **encoders** E_v (image) and E_r (report) give **local features** f^v and
-# f^r: one vector for each image patch and for each token. A small network F maps every local feature into the **common
-# space**, where images and reports can be compared. There the local features are averaged and brought to length 1: one
-# vector for the image, S^v, and one for the report, S^r. The **decoders** D_v and D_r have another task: from the local
-# features of what was *seen* they must reconstruct what was *hidden*. For hidden is part of the input, always: half of
-# the image and a quarter of the report's words, as the paper has it.
+# The image is cut into squares, its **patches**. The **encoders** E_v (image) and E_r (report) turn each patch and
+# each token into a vector, its **local feature**: f^v and f^r. A small network F **maps** every local feature into
+# the **common space**, where images and reports can be compared. There the local features are averaged and brought to
+# length 1. That gives one vector for the image, S^v, and one for the report, S^r.
 #
-# Averaging is one way of **aggregation**, the key `pooling` of the configuration. The `demo` profile trains with
-# another, the largest value of each channel; in this notebook it is the mean in every profile.
+# The input is always **masked**: half of the image and a quarter of the report's words are **hidden**, as the paper
+# has it. The **decoders** D_v and D_r must rebuild what was hidden from the local features of what was seen.
+#
+# To average is one way to **aggregate**, to make one vector of many (the key `pooling` of the configuration). The
+# profile `demo` trains with another, the largest value of each channel. In this notebook it is the mean in every
+# profile.
 
 # %%
 config = trained.config.model_copy(update={"pooling": "mean"})
@@ -214,10 +220,10 @@ print(
 )
 
 # %% [markdown]
-# **By hand.** One pair through the model, each step on its own line, with the shape of what comes out. `N` is the
-# number of pairs, here one; `L` counts patches, `T` tokens. Mind the names: the network F is `map` in the code, where
-# `F` is PyTorch's `functional`, as everywhere. Random numbers, the **noise**, decide what is hidden (notebook 01). The
-# model is a new one, untrained, so that nothing in it is mysterious.
+# **By hand.** One pair goes through the model, each step on its own line. The next cell prints the shape of what
+# comes out: `N` is the number of pairs, here one, `L` counts patches, `T` tokens. Mind a name: the network F is `map`
+# in the code, where `F` is PyTorch's `functional`. Random numbers, the **noise**, decide what is hidden
+# ([01_masking](01_masking.ipynb)). The model is a new one, untrained, so that nothing in it is mysterious.
 #
 # **Claim:** One image–report pair goes through the whole model in less than a minute.
 
@@ -263,11 +269,11 @@ lesson.claim(
 )
 
 # %% [markdown]
-# D_v answers for hidden patches only and D_r for masked tokens only: nothing else is scored, so their last blocks are
-# computed only there.
+# D_v answers for hidden patches only, and D_r for hidden words only. Nothing else counts in a loss, so nothing else
+# is computed at the end.
 #
-# **Picture.** The same tensors. What is hidden is pale blue. In the maps, each row is one local feature, orange is
-# positive, purple negative. A vertical stripe means: all rows say the same here. An untrained encoder has many.
+# **Picture.** The same tensors. What is hidden is pale blue. Each row of a map is one local feature: orange is
+# positive, purple negative. A vertical stripe means that all rows say the same here. An untrained encoder has many.
 
 # %%
 L, n = model.config.num_patches, int(one.attention_mask.sum())  # n: tokens before the padding
@@ -300,8 +306,8 @@ torch.testing.assert_close(text_reconstruction_loss(words, labels), output.text_
 print("the same numbers")
 
 # %% [markdown]
-# **Exercise.** The third loss, the contrastive one, asks: among the reports of the batch, which belongs to this image?
-# Our batch holds one pair. Predict its value before you open the solution. Does it depend on the weights?
+# **Exercise.** The third loss, the contrastive one, asks which of the reports of the batch is this image's **own**.
+# Our batch holds one pair. Predict the loss before you open the solution. Does it depend on the weights?
 
 # %% tags=["solution"]
 lesson.answer("0: with one report there is nothing to choose from.", output.contrastive_loss == 0)
@@ -313,8 +319,8 @@ lesson.answer(
 # %% [markdown]
 # ## 4. What is the model asked to do?
 #
-# Three tasks at once: tell the pairs of a batch apart (L_vrc), guess the hidden pixels (L_mim), guess the hidden words
-# (L_mrm). Before training, we know what each loss must be near, because we know what guessing costs:
+# It has three tasks at once: tell the pairs of a batch apart (L_vrc), rebuild the hidden pixels (L_mim), rebuild the
+# hidden words (L_mrm). Before training we know what each loss must be near, because we know what guessing costs:
 #
 # * among N reports, guessing costs log N;
 # * patches are normalised to variance 1 before they are compared, so answering "flat gray" costs 1;
@@ -343,11 +349,12 @@ lesson.table(
 )
 
 # %% [markdown]
-# In none of the three is an untrained model clearly better than guessing. Where it is worse, it has an opinion, and the
-# opinion is wrong.
+# An untrained model is clearly better than guessing in none of the three. Where it is worse, it has an opinion, and
+# the opinion is wrong.
 #
-# **Picture.** How similar each image is to each report, as the **cosine** of S^v and S^r: the sum of their products,
-# channel by channel, as both have length 1. True pairs stand on the diagonal.
+# **Picture.** How similar each image is to each report. The measure is the **cosine** of S^v and S^r: both have
+# length 1, so it is the sum of their products, channel by channel. A **true pair**, an image with its own report,
+# stands on the diagonal.
 
 # %%
 cosines = output.image_features @ output.text_features.T
@@ -358,12 +365,12 @@ lesson.figure(
 )
 
 # %% [markdown]
-# Within a row all colours are nearly the same, and the diagonal does not stand out. Making it stand out is what
-# training is for (notebook 03).
+# Within a row all colours are nearly the same, and the diagonal does not stand out. Training is there to make it
+# stand out ([03_training](03_training.ipynb)).
 #
-# **By hand.** The contrastive loss from this matrix: each image should give its own report the largest share, and each
-# report its own image. Before the shares are made, the cosines are multiplied by `logit_scale`, a learned number that
-# makes small differences large; 1 / `logit_scale` is called the **temperature**. **Check** against the library.
+# **By hand.** The contrastive loss from this matrix. Each image should give its own report the largest share, and
+# each report its own image. Before the shares are made, the cosines are multiplied by `logit_scale`, a learned number
+# that makes small differences large. Its inverse is called the **temperature**. **Check** against the library.
 #
 # **Claim:** A model that knows nothing pays about log N for choosing among N reports.
 
@@ -398,9 +405,8 @@ lesson.answer(
 # %% [markdown]
 # ## What the paper says, and what we chose
 #
-# Only the paper's abstract and figure captions are public to us; no code of the authors is known. So two lists are
-# kept apart, in one module, `mcr_lib.paper`, from which this cell prints them. A number that is not in the first list
-# is ours.
+# We could read only the paper's abstract and its captions, and we know of no code of the authors. So `mcr_lib.paper`
+# keeps two lists apart, and this cell prints them. A number that is not in the first list is ours.
 
 # %%
 display(Markdown(paper_tables()))
@@ -411,22 +417,24 @@ display(Markdown(paper_tables()))
 # | notebook | question |
 # |---|---|
 # | [01_masking](01_masking.ipynb) | What does the encoder see at 50 % / 25 %? |
-# | [02_mba_vs_abm](02_mba_vs_abm.ipynb) | Does it matter whether we map or pool first? |
+# | [02_mba_vs_abm](02_mba_vs_abm.ipynb) | Does it matter whether we map or aggregate first? |
 # | [03_training](03_training.ipynb) | Why one masked input for both tasks? |
 # | [04_retrieval_evaluation](04_retrieval_evaluation.ipynb) | Given an image, is its report on top? |
 # | [05_modality_gap](05_modality_gap.ipynb) | Why do images and texts live apart? |
 # | [06_explore](06_explore.ipynb) | What does it find for *my* sentence or image? |
 #
-# Each stands on its own; what an earlier one has trained is found and used again. Whether one way of training is really
-# better than another, no single run can show. That is the task of the **study**: `python -m benchmarks.study` trains
-# each way with several seeds (see the README).
+# Each stands on its own, and takes what an earlier one has trained. No single run can show that one way of training
+# is better than another. That is the task of the **study**: `python -m benchmarks.study` trains each way with several
+# seeds.
 #
 # ## Summary
 #
 # * One folder format in, unit vectors out. One pair is fast; training is slow because there are many.
-# * Local features are mapped to the common space one by one and then aggregated (here averaged): Mapping before
-#   Aggregation.
+# * Local features are mapped to the common space one by one and then aggregated, here averaged. That is Mapping
+#   before Aggregation.
 # * Three losses, each with a known price of guessing. A training that does not go below it has learned nothing.
+#
+# Can you answer its [three questions](QUESTIONS.md)?
 #
 # ## References
 #

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 01 · Masking
 #
-# **The question.** What does the encoder see, when half of the image and a quarter of the report are hidden?
+# **The question.** What does the encoder see when half of the image and a quarter of the report are hidden?
 #
 # **What may surprise you.** Hiding half of the patches halves the image encoder's cost. Hiding a quarter of the words
-# saves nothing at all. And what is hidden is often not missing: the neighbours tell.
+# saves nothing at all. And often what is hidden is not missed, for the neighbours tell it.
 #
 # **You need.** Nothing but what an image and a sentence are; [00_start_here](00_start_here.ipynb) shows the data.
 #
@@ -13,8 +13,8 @@
 # **Minutes.** Twenty to read; nothing is trained, so it runs in one.
 #
 # The paper ([arXiv 2312.15840](https://arxiv.org/abs/2312.15840), Fig. 2) masks images by 50 % and reports by 25 %,
-# and shows the model nothing else. How it masks is not said; we follow its neighbours, and
-# [00_start_here](00_start_here.ipynb) lists what we chose.
+# and shows the model nothing else. It does not say how it chooses what to hide. We do as related work does, and
+# [00_start_here](00_start_here.ipynb) lists what we chose. Every term stands in the [glossary](GLOSSARY.md).
 
 # %% tags=["parameters"]
 profile: str = ""  # smoke (seconds), demo (minutes), base (a GPU); empty: demo where it is trained
@@ -65,9 +65,9 @@ batch = pairs.batch(np.arange(min(8, len(pairs))), lesson.device, seed=lesson.se
 # %% [markdown]
 # ## 1. What does the encoder see?
 #
-# An image is cut into square **patches**, a report into **tokens** (words or pieces of words). Both are hidden in
-# different ways. Hidden patches are taken away: the encoder gets a shorter list. Hidden words stay as a placeholder,
-# the token `[MASK]`: the list stays as long, for in a sentence the place of a gap says much.
+# An image is cut into square **patches**, a report into **tokens** (words or pieces of words). The two are hidden in
+# different ways. Hidden patches are taken away, so the encoder gets a shorter list. A hidden word leaves a
+# placeholder, the token `[MASK]`, so the list stays as long. For in a sentence the place of a gap says much.
 #
 # **Picture.** The same image at four mask ratios. The paper's is the third.
 
@@ -87,8 +87,8 @@ figure = plotting.gallery([views], [f"{ratio:.0%} hidden" for ratio in ratios])
 lesson.figure(figure, "mask_ratios", "One image at four mask ratios")
 
 # %% [markdown]
-# With each step more is hidden, and what was hidden stays so: each patch has a random number, its **noise**, and the
-# ratio is where the line is drawn.
+# With each step more is hidden, and what was hidden stays hidden. For each patch has a random number, its **noise**,
+# and the ratio says where the line is drawn.
 #
 # **By hand.** Keep the patches with the lowest noise, in reading order. **Check** against the library, which has no
 # loop.
@@ -105,11 +105,11 @@ assert torch.equal(ids_keep, library_keep) and torch.equal(mask, removed_mask(id
 print("the same; patches kept of the first image:", ids_keep[0].tolist())
 
 # %% [markdown]
-# The library returns a second thing, `ids_removed`: where the hidden patches stood, in reading order, too. The decoder
-# needs both: it puts what was seen, and placeholders for what was not, back into reading order.
+# The library returns a second list, `ids_removed`: where the hidden patches stood. The decoder needs both lists. It
+# puts what was seen back into reading order, with placeholders for what was not.
 #
-# **By hand**, the report: of its ordinary tokens, those with the lowest noise become `[MASK]`. Beginning, end and
-# padding never do. **Check** as before.
+# **By hand**, the report: of its ordinary tokens, those with the lowest noise become `[MASK]`. Its begin, its end and
+# the padding never do. **Check** as before.
 
 # %%
 by_hand = batch.input_ids.clone()
@@ -139,10 +139,10 @@ lesson.figure(
 )
 
 # %% [markdown]
-# Same length above and below. Pieces of one word are hidden one by one, so that often a word can be read from what is
-# left of it.
+# Both lines have the same length. The pieces of a word are hidden one by one, so often a word can be read from what
+# is left of it.
 #
-# Play with it; without a running notebook you see one setting only.
+# Play with it. Without a running notebook you see one setting only.
 #
 # **Claim:** Exactly half of the patches are hidden in every image, not half on average.
 
@@ -154,9 +154,9 @@ lesson.claim(
 )
 
 # %% [markdown]
-# This is more than neatness: with the same number in every image, a batch stays one rectangular tensor, and nothing is
-# padded. Reports do need padding, for they are of unlike length. So that little of it is computed, training sorts the
-# reports of a batch by length and encodes them in groups of like length.
+# This is more than neatness. With the same number in every image, a batch stays one rectangular tensor, and nothing
+# is **padded** (filled up to equal length). Reports do need padding, for they are of unlike length. The encoder
+# leaves it out again before it computes.
 #
 # **Exercise.** A well-known implementation computes the number of kept patches as `int(L * (1 - mask_ratio))`. For 100
 # patches and a ratio of 0.9, how many does it keep? Think before you open the solution.
@@ -171,12 +171,12 @@ lesson.answer("The library rounds.", random_masking(torch.rand(1, 100), 0.9)[0].
 # %% [markdown]
 # ## 2. Who decides what is hidden?
 #
-# Chance, but a chance that can be repeated. Usual code draws random numbers from a generator whose state changes with
-# each draw: then a pair's mask depends on everything that was drawn before, on how many processes share the work, and
-# on whether the training was interrupted. Here the noise is a **hash**, a function that stirs its inputs until they
-# look like chance: the seed, the epoch, the pair and the place in it.
+# Chance decides, but a chance that can be repeated. Usual code draws random numbers from a generator whose state
+# changes with each draw. Then a pair's mask depends on all that was drawn before: on how many processes share the
+# work, and on whether the training was interrupted. Here the noise is a **hash**, a function that stirs its inputs
+# until they look like chance. Its inputs are the seed, the epoch, the pair and the place in it.
 #
-# **Picture.** Three pairs in five epochs (an epoch is one round through all training pairs).
+# **Picture.** Three pairs in five epochs. An **epoch** is one round through all training pairs.
 
 # %%
 epochs = range(5)
@@ -193,9 +193,9 @@ lesson.figure(figure, "epochs", "The masks of three pairs in five epochs")
 # %% [markdown]
 # Each pair has a new mask in each epoch, so over the epochs everything is seen.
 #
-# **By hand.** The hash, for one number at a time, in plain Python. Multiplying by an odd constant and folding the
-# upper bits onto the lower, twice, is enough to lose every trace of order. `IMAGE_STREAM` is a number that keeps the
-# image's noise apart from the report's. **Check** to the last bit.
+# **By hand.** The hash, for one number at a time, in plain Python. It multiplies by an odd constant and folds the
+# upper bits onto the lower. Done twice, that is enough to lose every trace of order. `IMAGE_STREAM` is a number that
+# keeps the image's noise apart from the report's. **Check** to the last bit.
 
 
 # %%
@@ -261,9 +261,9 @@ lesson.answer("The count agrees.", abs(float(seen_by_then[6].float().mean()) - (
 # ## 3. What does half the image cost?
 #
 # **By hand.** The encoder turns *all* patches into vectors, adds where they stood, and only then drops the hidden
-# ones. So a patch knows its place though its neighbours are gone. All the blocks, which are nearly all of the work,
-# see the short list. In front of it goes the **class token**, one more vector that belongs to no patch; we leave it out
-# of the result. **Check** at the end of the cell.
+# ones. So a patch knows its place though its neighbours are gone. Then come the **blocks**, which are nearly all of
+# the work, and they see the short list. In front of it goes the **class token**, one more vector that belongs to no
+# patch. We leave it out of the result. **Check** at the end of the cell.
 
 # %%
 torch.manual_seed(lesson.seed)
@@ -281,8 +281,8 @@ with torch.inference_mode():
 print(tuple(vectors.shape), "→", tuple(by_hand.shape))
 
 # %% [markdown]
-# Now measure four things for some ratios: tokens that go through the blocks; operations; bytes that must be kept for
-# the backward pass; and the time of forward and backward. For the report encoder, likewise.
+# Now measure four things for some ratios: how many patches or tokens go through the blocks, the operations, the bytes
+# that must be kept for the backward pass, and the time of both passes.
 
 
 # %%
@@ -325,8 +325,8 @@ lesson.figure(
 )
 
 # %% [markdown]
-# The image encoder follows the number of patches; what stays on top is the class token and the embedding of all
-# patches (at this size; the larger the encoder, the less it matters). The report encoder does not care at all.
+# The image encoder's cost follows the number of patches. The class token and the first vectors of all patches come on
+# top, and the larger the encoder, the less they matter. The report encoder's cost does not change at all.
 #
 # **Claim:** Half of the patches cost about half of the image encoder.
 #
@@ -346,7 +346,7 @@ lesson.claim(
 
 # %% [markdown]
 # **Exercise.** The encoder compares each patch with each other patch. At a mask ratio of 75 %, which share of these
-# comparisons is left? And why do the operations not fall that steeply?
+# comparisons is left? And why do the operations not fall so steeply?
 
 
 # %% tags=["solution"]
@@ -369,8 +369,8 @@ lesson.answer(
 # %% [markdown]
 # ## 4. How can half of an image be enough?
 #
-# Because neighbours are alike. Let us try to fill the holes without any learning: each hidden pixel becomes the mean
-# of the pixels around it, again and again, until it is smooth.
+# Because neighbours are alike. Let us fill the holes without any learning: each hidden pixel becomes the mean of the
+# pixels around it, again and again, until all is smooth.
 #
 # **By hand.** **Check** the error on hidden pixels by the library's loss (without normalising the patches this time).
 #
@@ -425,8 +425,8 @@ lesson.figure(
 )
 
 # %% [markdown]
-# Brightness comes back, structure does not: ribs, borders, findings. That is why the reconstruction loss normalises
-# each patch first; else a model could earn most of the reward by smoothing ([03_training](03_training.ipynb)).
+# Brightness comes back. Structure does not: ribs, borders, findings. That is why the reconstruction loss normalises
+# each patch first. Else a model could earn most of the reward by smoothing ([03_training](03_training.ipynb)).
 #
 # And reports? The simplest neighbour of a word is the word before it. We count in the training reports which token
 # follows which, and guess each hidden token so.
@@ -452,8 +452,8 @@ lesson.claim(
 )
 
 # %% [markdown]
-# So much of a report is routine that it can be guessed without looking at the image. What is *not* routine, the
-# findings, is what the model should learn to read.
+# Much of a report is routine and can be guessed without the image. What is *not* routine, the findings, is what the
+# model should learn to read.
 #
 # **Exercise.** With 75 % of an image hidden, how much will smoothing restore? Predict a number.
 
@@ -469,9 +469,9 @@ lesson.answer("Less than with half of it hidden.", less < restored)
 # %% [markdown]
 # ## 5. So why 50 and 25 %?
 #
-# They are the paper's. It gives no reason that we could read. The committed study trained models with other rates, five
-# seeds each, the same number of steps, and asked how much they find of *whole* test input. **RSum** is the sum of R@1,
-# R@5 and R@10 in both directions, so it lies between 0 and 600.
+# They are the paper's, and we could read no reason for them. The committed study trained models with other rates,
+# five seeds each, for the same number of steps. Then it asked how much they find when the test input is *whole*.
+# **RSum** is the sum of R@1, R@5 and R@10 in both directions, so it lies between 0 and 600.
 #
 # **Claim:** After equal steps, the model whose input was never masked finds most.
 #
@@ -490,8 +490,9 @@ lesson.claim(
 )
 
 # %% [markdown]
-# For retrieval alone, then, masking is a price and not a gain. What it buys is time. So the fairer question gives every
-# model the same time:
+# For retrieval alone, then, masking is a price and not a gain. What it buys is time. So the fairer question gives
+# every model the same time. And the last two lines ask where masking should help most: in finding pairs whose input
+# is *hidden in part*, as in training.
 
 # %%
 found.verdicts(
@@ -503,6 +504,8 @@ found.verdicts(
         "study_phantom_masks",
         "masking 50 % of the image and 25 % of the report is better than 25 % and 0 %, equal time",
     ),
+    ("study_phantom", "contrastive on masked against whole, hidden input, equal time"),
+    ("study_phantom", "MCR against contrastive, hidden input, equal time"),
 )
 
 # %% [markdown]
@@ -512,7 +515,9 @@ found.verdicts(
 # * Masks follow from seed, epoch and pair, never from a process's state.
 # * Half of an image can be hidden because neighbours are alike. What smoothing cannot bring back is what is worth
 #   learning.
-# * What the saving is worth once the decoder has to be paid stands in [03_training](03_training.ipynb).
+# * The decoders take a part of the saving back: [03_training](03_training.ipynb).
+#
+# Can you answer its [three questions](QUESTIONS.md)?
 #
 # ## References
 #

@@ -1,24 +1,25 @@
 # %% [markdown]
-# # 02 · Map first or pool first?
+# # 02 · Map first or aggregate first?
 #
 # **The question.** An image has many local features, one for each patch, but retrieval needs one vector. Does it
-# matter whether we map them to the common space and then average (**MbA**, mapping before aggregation), or average and
-# then map (**AbM**)?
+# matter whether we map them to the common space and then aggregate (**MbA**, mapping before aggregation), or
+# aggregate and then map (**AbM**)?
 #
-# **What may surprise you.** With a linear map it does not matter at all: both are the same function, to the last digit
-# that floating point keeps. Where one averages, all of the difference comes from one curve.
+# **What may surprise you.** With a linear map and an average it does not matter at all: both are the same function,
+# to the last digit that floating point keeps. With our map and an average, all of the difference comes from one
+# curve.
 #
 # **You need.** What an encoder gives: a vector for each patch ([00_start_here](00_start_here.ipynb)).
 #
-# **You will be able to.** Say when the order is a matter of taste and when it is not, and why one finding in one patch
-# is where mapping first must help.
+# **You will be able to.** Say when the order is a matter of taste and when it is not. Say why mapping first must help
+# where one patch alone sees the finding.
 #
 # **Minutes.** Twenty to read. It runs in one where the models are trained; else two small trainings come on top.
 #
 # MbA is the second idea of the paper ([arXiv 2312.15840](https://arxiv.org/abs/2312.15840), Fig. 2), which says that
-# it aligns images and reports better. How map and aggregation look we could not read; ours stand in
-# [00_start_here](00_start_here.ipynb). The aggregation is the mean unless a profile says otherwise: `demo` trains with
-# the maximum. To understand the order, we take the mean in sections 1 and 2 in any case, with the weights as trained.
+# it aligns images and reports better. We could not read how its map and its aggregation look. Ours stand in
+# [00_start_here](00_start_here.ipynb), every term in the [glossary](GLOSSARY.md). The profile `demo` trains with the
+# maximum, the others with the mean. Sections 1 and 2 take the mean in any case, with the weights as trained.
 
 # %% tags=["parameters"]
 profile: str = ""  # smoke (seconds), demo (minutes), base (a GPU); empty: demo where it is trained
@@ -51,8 +52,8 @@ model, pairs, _, _ = lesson.features(lesson.train())
 abm, _, _, _ = lesson.features(lesson.train("mcr-abm", alignment="abm"))
 
 # %% [markdown]
-# The two models differ in one word of their configuration. They have the same weights to learn, and they started from
-# the same.
+# The two models differ in one word of their configuration. They have equally many weights, and both started from the
+# same numbers.
 #
 # **Claim:** Both models have the same weights at the start.
 
@@ -75,7 +76,7 @@ lesson.claim(
 # ## 1. When is it the same?
 #
 # **Picture.** Local features of a test image, on their way to one vector, in both orders. Colours are numbers: orange
-# positive, purple negative.
+# is positive, purple negative.
 
 # %%
 batch = pairs.batch(np.arange(min(16, len(pairs))), lesson.device)
@@ -88,17 +89,16 @@ with torch.inference_mode():
 lesson.figure(figure, "orders", "One image's local features, mapped before and after the mean")
 
 # %% [markdown]
-# Look at the strips on the right: similar, but not equal; the lowest one is their difference.
+# Look at the strips on the right: similar, but not equal. The lowest one is their difference.
 #
-# Now the same with a **linear** F, that is, a matrix W
-# and a vector b:
+# Now the same with a **linear** map F, that is, with a matrix W and a vector b:
 #
 # mean(F(f)) = mean(f Wᵀ + b) = mean(f) Wᵀ + b = F(mean(f))
 #
-# A mean is a sum, and a matrix may be drawn out of a sum. Nothing else was used, so it holds for any W, any image,
+# A mean is a sum, and a matrix may be drawn out of a sum. Nothing else was used. So it holds for any W and any image,
 # before and after training.
 #
-# **By hand**, for both kinds of map:
+# **By hand**, for both kinds of map. `mlp` is a **perceptron**: linear, a curve (GELU), linear.
 
 # %%
 torch.manual_seed(lesson.seed)
@@ -117,9 +117,10 @@ with torch.inference_mode():
         )
 
 # %% [markdown]
-# **Check** against the library's heads, for each map with each way to aggregate. `max` takes the largest value of each
-# channel, `attention` weights the local features by a learned query. The number is the largest difference between MbA
-# and AbM with the same weights, relative to the size of the values. One cell of six should be zero, up to rounding.
+# **Check** against the library's heads, for each map with each way to aggregate. `max` takes the largest value of
+# each **channel** (each number of the vector). `attention` weights the local features by a learned query. The table
+# shows the largest difference between MbA and AbM with the same weights, relative to the size of the values. One cell
+# of six should be zero, up to rounding.
 #
 # **Claim:** With a linear map and the mean, MbA and AbM are the same function.
 #
@@ -170,9 +171,9 @@ lesson.claim(
 )
 
 # %% [markdown]
-# This gives the study (`python -m benchmarks.study`, which compares the two ways over several seeds) its **null
-# control**: an experiment whose true effect is known to be zero. Models with a linear map and the mean, trained in both
-# orders, must retrieve equally well. If they did not, the experiment would be wrong, not the theory.
+# This gives the study its **null control**, an experiment whose true effect is known to be zero. Models with a linear
+# map and the mean, trained in both orders, must find equally much. If they did not, the experiment would be wrong,
+# not the theory.
 #
 # **Exercise.** The attention query starts at zero. What is the difference for linear + attention at the very start of
 # a training? And once the query has learned something?
@@ -193,16 +194,16 @@ lesson.answer(
 # %% [markdown]
 # ## 2. What does the curve change?
 #
-# Our F is linear, then the curve GELU, then linear. Only the curve is not linear, so only there the order can matter.
-# GELU lets positive values through and suppresses negative ones.
+# Our F is a perceptron. Only its curve is not linear, so with the mean the order can matter only there. GELU lets
+# positive values through and suppresses negative ones.
 #
-# **By hand.** What enters the hidden units (the outputs of the first linear layer), and the two orders at the curve.
-# **Check** against the library's head in both orders: the rest is linear, so the order after the curve is free.
+# **By hand.** What enters the curve are the outputs of the first linear layer, called **units**. Here are the two
+# orders at the curve. **Check** against the library's head: the rest is linear, so the order after the curve is free.
 
 # %%
 first, curve, second = head
 with torch.inference_mode():
-    inputs = first(one)  # L, D: patches, hidden units
+    inputs = first(one)  # L, D: patches, units
     mean_of_gelus, gelu_of_mean = curve(inputs).mean(0), curve(inputs.mean(0))
     by_hand = second(mean_of_gelus), second(gelu_of_mean)
 library = copy.deepcopy(model.image_head)
@@ -216,25 +217,23 @@ print("the same features")
 # **Picture.** Left the unit with the largest difference: each blue dot is a patch. Right all units. With mean pooling,
 # the GELU alone makes the difference.
 #
-# **Claim:** For most hidden units the mean of the curve lies above the curve of the mean.
+# **Claim:** For most units the mean of the curve lies above the curve of the mean.
 
 # %%
 unit = int((mean_of_gelus - gelu_of_mean).abs().argmax())
-caption = "Mean of the curve against curve of the mean, real hidden units"
+caption = "Mean of the curve against curve of the mean, real units"
 display(lesson.figure(plotting.gelu_gap(inputs, unit), "gelu", caption))
 above = float((mean_of_gelus > gelu_of_mean - 1e-6).float().mean())
 print(f"{above:.0%} of the units")
-lesson.claim(
-    "For most hidden units the mean of the curve lies above the curve of the mean.", above > 0.5
-)
+lesson.claim("For most units the mean of the curve lies above the curve of the mean.", above > 0.5)
 
 # %% [markdown]
-# A unit that is strongly on for a few patches and off for the others may have a mean near or below zero. AbM then hears
-# next to nothing; MbA still hears those few. A small finding in a large image is such a case: this is the reason to
-# hope for something from MbA.
+# A unit may be strongly on for a few patches and off for the others. Then its mean may be near zero or below, and AbM
+# hears next to nothing. MbA still hears those few. A small finding in a large image is such a case. That is the
+# reason to hope for something from MbA.
 #
-# The same seen from behind, by the **gradient** that each patch's local feature gets from the contrastive loss: what
-# this patch is told to change. Both heads aggregate by the mean here, too.
+# The same can be seen from behind. The **gradient** of the loss says how each patch's local feature should change.
+# Both heads aggregate by the mean here, too.
 #
 # **Claim:** Under AbM all patches of an image get the same gradient from the contrastive loss.
 #
@@ -266,8 +265,8 @@ lesson.claim(
 lesson.claim("Under MbA each patch gets its own.", unlike["MbA"] > 1e-3)
 
 # %% [markdown]
-# **Picture.** The part of each patch's gradient that is its own, for some test images with MbA. With AbM there is
-# nothing to draw.
+# **Picture.** The part of each patch's gradient that differs from the mean of all patches, with MbA. With AbM there
+# is nothing to draw.
 
 # %%
 own = (gradients["MbA"] - gradients["MbA"].mean(1, keepdim=True)).norm(dim=2)  # N, L
@@ -282,8 +281,7 @@ lesson.figure(
 )
 
 # %% [markdown]
-# **Exercise.** Another aggregation: `max`, with MbA. How many of the patches of an image get any gradient at all, at
-# most?
+# **Exercise.** Now aggregate by the maximum, with MbA. At most how many patches of an image get any gradient at all?
 
 # %% tags=["solution"]
 local = f[:1].clone().requires_grad_()
@@ -298,11 +296,11 @@ lesson.answer(
 # %% [markdown]
 # ## 3. One patch that knows
 #
-# A small lesion is seen by one patch; an enlarged heart by many. When does the order decide whether it is *found*? In
-# a radiograph nobody knows which patch sees what. So we draw local features where we know it: 64 patches of noise, and
-# a finding that either one of them sees, or all of them a little. Heads of both orders are trained on these, nothing
-# else, and asked which of 500 reports belongs to an image (`kit/one_patch.py`). Predict: for which aggregation will the
-# order matter?
+# One patch sees a small lesion. Many patches see an enlarged heart. When does the order decide whether the finding is
+# *found*? In a radiograph nobody knows which patch sees what. So we draw local features for which we know it: 64
+# patches of noise, and a finding that one of them sees, or all of them a little. Heads of both orders are trained on
+# nothing else. Then they are asked which of 500 reports is an image's own (`kit/one_patch.py`). Predict: for which
+# aggregation will the order matter?
 
 # %%
 heads = one_patch.compare(seeds=3)
@@ -332,17 +330,19 @@ lesson.claim(
 )
 
 # %% [markdown]
-# *Why it must help there.* Attention and the maximum choose: attention the patch with the highest score, the maximum
-# the largest value in each channel. With AbM they choose among the features as they come. A finding is a vector that
-# may point anywhere, so no channel and no fixed direction marks the patch that has it, and among 64 patches some noise
-# is nearly always larger. With MbA the map comes first, and it can learn units that light up for a patch with a
-# finding, whichever it is. Now choosing is easy.
+# *Why it must help there.* Attention and the maximum choose. Attention prefers the patches with the highest weight,
+# the maximum the largest value in each channel. With AbM they choose among the features as they come. A finding is a
+# vector that may point anywhere, so no channel marks the patch that has it. And among 64 patches some noise is nearly
+# always larger. With MbA the map comes first. It can learn units that light up for a patch with a finding, whichever
+# finding it is. Now choosing is easy.
 #
-# *Why it cannot help here.* The mean does not choose. All that is linear commutes with it (section 1); what is left is
-# the curve, and a curve on a single patch bends mostly noise. Average first, and the noise is gone before the curve
-# sees it: where all patches know a little, AbM is the better order. And a trained encoder is not as blind as these
-# patches: its attention may have told every patch of the lesion already, before any head is asked. So this experiment
-# says where to look for a difference, not how large it is in a model that reads radiographs.
+# *Why it cannot help with the mean.* The mean does not choose. For all that is linear the order does not matter
+# (section 1). What is left is the curve, and on a single patch a curve bends mostly noise. Average first, and the
+# noise is gone before the curve sees it. So where all patches know a little, AbM is the better order.
+#
+# *What this does not say.* A trained encoder is not as blind as these patches. Its attention may have told every
+# patch of the lesion before any head is asked. So the experiment says where to look for a difference, not how large
+# it is in a model that reads radiographs.
 #
 # **Exercise.** `one_patch.recall("attention", "mba", "one patch", 0, projection="linear")`: attention again, but a map
 # without a curve. Does MbA still find the patch? Predict, then look.
@@ -357,8 +357,8 @@ lesson.answer("A map without a curve finds the patch less often.", straight < cu
 # ## 4. Which one finds more?
 #
 # One training per order cannot compare the orders: another seed could reverse it. So the verdict comes from the
-# committed study, five seeds each, judged by rules that were written down first. The null control of section 1
-# stands beside it. How to compare two models is a topic of [04_retrieval_evaluation](04_retrieval_evaluation.ipynb).
+# committed study, five seeds each, by rules that were written down first. The last line is the null control of
+# section 1. How to compare two models is a topic of [04_retrieval_evaluation](04_retrieval_evaluation.ipynb).
 
 # %%
 found.verdicts(
@@ -376,10 +376,13 @@ found.verdicts(
 # ## Summary
 #
 # * Linear map and mean: the order does not matter, exactly. That is the null control.
-# * With the mean, a curve in the map makes the difference, and MbA tells each patch its own gradient.
+# * With the mean, the curve in the map makes the difference, and MbA gives each patch a gradient of its own.
 # * Where one patch alone sees the finding, MbA must help an aggregation that chooses. With the mean it need not.
 # * Whether MbA *retrieves* better is measured over several seeds, above.
-# * With MbA a similarity can be read back to patches and words: [06_explore](06_explore.ipynb).
+# * With MbA a score can be traced back to patches and words. [06_explore](06_explore.ipynb) does it, and measures in
+#   both orders whether the patches lie on the finding.
+#
+# Can you answer its [three questions](QUESTIONS.md)?
 #
 # ## References
 #

@@ -3,19 +3,19 @@
 #
 # **The question.** Why give one masked input to all tasks, when the usual way has a stream for each?
 #
-# **What may surprise you.** The decoder looks cheap and takes a good part of what masking saved. And twelve lines of
-# training loop, written here by hand, end with exactly the weights of the library's.
+# **What may surprise you.** The decoder looks cheap, and takes a good part of what masking saved. And a short
+# training loop, written here by hand, ends with exactly the library's weights.
 #
 # **You need.** Two words from [01_masking](01_masking.ipynb): patches are removed, words become `[MASK]`.
 #
-# **You will be able to.** Say what one stream saves and what it does not; read the three losses; write the training
-# loop, with its schedule, from memory.
+# **You will be able to.** Say what one stream saves and what it does not, read the three losses, and write the
+# training loop with its schedule.
 #
 # **Minutes.** Half an hour to read. It runs in a few where the model is trained, else the training comes on top.
 #
 # One stream is the first of the paper's two ideas ([arXiv 2312.15840](https://arxiv.org/abs/2312.15840), Fig. 1):
-# "masked data is the sole input of both the contrastive and the reconstruction task". What the paper leaves open and
-# what we chose stands in [00_start_here](00_start_here.ipynb).
+# "masked data is the sole input of both the contrastive and the reconstruction task". What the paper leaves open, and
+# what we chose, stands in [00_start_here](00_start_here.ipynb), every term in the [glossary](GLOSSARY.md).
 
 # %% tags=["parameters"]
 profile: str = ""  # smoke (seconds), demo (minutes), base (a GPU); empty: demo where it is trained
@@ -65,9 +65,10 @@ batch = pairs.batch(torch.arange(min(16, len(pairs))).numpy(), lesson.device)
 # %% [markdown]
 # ## 1. Why one masked input for both tasks?
 #
-# Two tasks shape the encoders. The **contrastive** task compares a whole image with a whole report: does this belong
-# to that? **Reconstruction** hides a part and asks for it back. The obvious way to have both is **two streams**:
-# encode everything once whole, once masked. The paper's way is one stream, always masked, which serves both.
+# Two kinds of task shape the encoders. The **contrastive** task compares an image with a report: is this the other's
+# own? **Reconstruction** hides a part and asks for it back. The obvious way to have both is **two streams**:
+# everything is encoded twice, once whole and once masked. The paper's way is one stream, always masked, which serves
+# both.
 #
 # **Picture.** The two frameworks with a pair of the test split. E are the encoders, D the decoders, of the image (v)
 # and the report (r). Boxes with the same name are the same weights.
@@ -99,11 +100,11 @@ lesson.figure(
 )
 
 # %% [markdown]
-# Count the arrows into the E boxes: two streams send four inputs through the encoders, MCR two, of which the image is
-# half as long. In return, MCR must recognise a pair from what was left of it.
+# Count the arrows into the E boxes. Two streams send four inputs through the encoders. MCR sends two, and of the
+# image half. In return, MCR must recognise a pair from what was left of it.
 #
-# **By hand.** The two-stream framework, written down with the parts of our trained MCR model. The decoders answer only
-# for what is scored: hidden patches and masked words.
+# **By hand.** The two-stream framework, written down with the parts of our trained MCR model. The decoders answer
+# only for what counts in the loss: hidden patches and hidden words.
 
 # %%
 with torch.inference_mode():
@@ -151,10 +152,10 @@ lesson.answer(
 # %% [markdown]
 # ## 2. Where does the time go?
 #
-# Let us count instead of guessing. A **FLOP** is one multiplication or addition; matrix products are nearly all of a
-# transformer's. PyTorch can count them without doing them: tensors on the device `meta` have shapes, but no numbers.
-# So even a small laptop can tell what the full-size model of the `base` profile costs: ViT-B/16, a vision transformer
-# with patches of 16 × 16 pixels, for images of 224 × 224, and BERT-base for the reports.
+# Let us count instead of guessing. A **FLOP** is one multiplication or addition. Nearly all FLOPs of a transformer
+# are in its matrix products. PyTorch can count them without doing them, for tensors on the device `meta` have shapes
+# but no numbers. So even a small laptop can tell what the `base` profile costs. It has a ViT-B/16 for the image
+# (patches of 16 × 16 pixels, images of 224 × 224) and BERT-base for the report.
 
 # %%
 with torch.device("meta"):
@@ -181,12 +182,12 @@ gflop = pd.Series(parts, name="GFLOP for one pair, forward") / 1e9
 gflop.round(2).to_frame()
 
 # %% [markdown]
-# Half the patches cost half the image encoder, even a little less, because attention compares each patch with each. A
-# masked report costs as much as a whole one.
+# Half of the patches cost half of the image encoder, even a little less, because attention compares each patch with
+# each. A masked report costs as much as a whole one.
 #
-# **By hand.** A check of the counter for one encoder. Per block and token: queries, keys, values and output are
-# products with 4 D², the two layers of the perceptron with 8 D² weights, and attention needs 2 D products with each of
-# the L other tokens. Each product is 2 FLOPs. **Check:** the two must agree to the last operation.
+# **By hand.** The count for one encoder. In a block each token meets 4 D² weights for queries, keys, values and
+# output, and 8 D² in the two layers of the perceptron. Attention needs 2 D products with each of the L tokens. Each
+# product is 2 FLOPs. **Check:** the two counts must agree to the last operation.
 
 
 # %%
@@ -205,9 +206,9 @@ assert by_hand == [parts["E_v, whole"], parts["E_v, masked"]]
 print("not one operation off:", by_hand)
 
 # %% [markdown]
-# Now put the parts together as each framework needs them. Two more stand beside: *contrastive*, the plain baseline
-# without reconstruction, and *contrastive-masked*, the same on masked input. Each way of training that is compared is
-# called an **arm**.
+# Now put the parts together as each framework needs them. Two more stand beside: *contrastive*, without
+# reconstruction, and *contrastive-masked*, the same on masked input. Each way of training that is compared is called
+# an **arm**.
 #
 # **Picture.** One pair, forward, at the size of the `base` profile.
 
@@ -234,11 +235,10 @@ share = lesson.number(
 print(f"the image decoder's share in MCR's image side: {share:.0%}")
 
 # %% [markdown]
-# So the decoder eats a good part of what masking has saved, although ours has only half of the blocks of MAE, the
-# masked autoencoder it is modelled on. The reason is in its input: all its blocks but the last work on *all* patches,
-# seen and hidden. The last looks at all of them, too, but is computed at the hidden ones alone, because nobody scores
-# the others. The report decoder does likewise: its last block, at this size its only one, answers at the masked tokens
-# alone.
+# So the decoder eats a good part of what masking has saved. And ours has only half of the blocks of MAE, the masked
+# autoencoder it is modelled on. The reason is its input: all its blocks but the last work on *all* patches, seen and
+# hidden. The last block answers at the hidden ones alone, because the others count in no loss. The report decoder
+# does likewise.
 #
 # **Claim:** At the base size, MCR needs less than half of the two-stream framework's operations on the image side.
 #
@@ -258,10 +258,10 @@ lesson.claim(
 )
 
 # %% [markdown]
-# Operations are not yet seconds. The next cell measures a training step (forward and backward) of each framework on
-# this machine, at the size of the profile: the time, and the bytes that must be kept between forward and backward. The
-# latter is what fills a GPU. All are computed in float32; a training takes bfloat16 where the device has matrix units
-# for it (the key `precision`).
+# Operations are not yet seconds. The next cell measures a training step of each framework on this machine, at the
+# size of the profile. It takes the time, and the bytes that must be kept between forward and backward pass. The bytes
+# are what fills a GPU. All is computed in float32. A training takes bfloat16 where the device has matrix units for it
+# (the key `precision`).
 #
 # **Claim:** A step of MCR keeps less memory than a step of the two-stream framework.
 #
@@ -298,8 +298,8 @@ lesson.claim(
 )
 
 # %% [markdown]
-# **Exercise.** Two related projects, MaCo and MRM, use a decoder of 4 blocks, 768 wide. Predict its share in the image
-# side, then open the solution.
+# **Exercise.** Two related projects, MaCo and MRM, use a decoder of 4 blocks that is 768 wide. Predict its share of
+# the image side, then open the solution.
 
 # %% tags=["solution"]
 with torch.device("meta"):
@@ -307,20 +307,22 @@ with torch.device("meta"):
 wide_decoder = cost.flops(wide.image_decoder, seen_v, half, hidden)
 print(f"{wide_decoder / (wide_decoder + parts['E_v, masked']):.0%} of the image side")
 lesson.answer("It costs more than twice as much as ours.", wide_decoder > 2 * parts["D_v"])
+
 # %% [markdown]
 # ## 3. What do the losses reward?
 #
-# What a training makes small is the sum of the three losses, each with its weight, which is 1 unless one says otherwise
-# (the keys that end in `_weight`). A loss teaches by its **gradient**: what it would change, and how strongly. For the
-# contrastive loss it can be read as two forces. Take the similarities of one image with all reports, sharpened by the
-# **temperature** (divided by it; it is learned), as shares that add up to one. The loss wants the share of the true
-# report to be 1 and all others 0.
+# A training makes the sum of the three losses small. Each has a weight, which is 1 unless one says otherwise (the
+# keys that end in `_weight`). A loss teaches by its **gradient**: what it would change, and how strongly.
 #
-# First the **decoder**, which must know where a patch is missing.
+# The **contrastive** loss divides the cosines of one image with all reports by the **temperature**, a learned number,
+# and makes shares of them that add up to 1. It wants the share of the own report to be 1 and all others 0. So its
+# gradient can be read as two forces.
 #
-# **By hand.** Put what was seen in its places, a learned placeholder in all others, and add to each where it stands.
-# Then a transformer block, and a linear map to pixels. **Check:** at the hidden patches these are the library's pixels.
-# At the others nobody asks, so the library does not compute them.
+# But first the **decoder**, which must know where a patch is missing.
+#
+# **By hand.** Put what was seen in its places and a learned placeholder in all others. Add to each where it stands.
+# Then come a transformer block and a linear map to pixels. **Check:** at the hidden patches these are the library's
+# pixels. The library does not compute the others, for they count in no loss.
 
 # %%
 D_v = model.image_decoder
@@ -336,11 +338,11 @@ torch.testing.assert_close(take(everywhere, ids_removed), pixels, atol=1e-4, rto
 print("the same pixels at", ids_removed.shape[1], "hidden patches of", mask.shape[1])
 
 # %% [markdown]
-# Now the **contrastive** loss and what it pulls at.
+# Now the contrastive loss, and what it pulls at.
 #
-# **By hand.** The gradient must be the shares, minus 1 on the diagonal; once for image → report, once for report →
-# image, and averaged over pairs. **Check** against PyTorch's own derivative of the library's loss: to get at the
-# matrix, we hand it over as if it were the image features, with reports that are the unit matrix.
+# **By hand.** The gradient must be the shares, minus 1 on the diagonal. It has two halves, from image to report and
+# from report to image, and is averaged over pairs. **Check** against PyTorch's own derivative of the library's loss.
+# To get at the matrix, we hand it over as if it were the image features, with the unit matrix as reports.
 
 # %%
 scale = model.log_scale.exp().detach()
@@ -354,9 +356,9 @@ torch.testing.assert_close(asked.grad, force)
 print("the same forces")
 
 # %% [markdown]
-# **Picture.** Left the cosines of the trained model, right the force on each: what is negative (purple) is raised by
-# training, what is positive (orange) is pushed down. The colours on the right are scaled to the wrong pairs; the true
-# ones are written in, for they are much stronger.
+# **Picture.** Left are the cosines of the trained model, right is the force on each. Training raises what is negative
+# (purple) and pushes down what is positive (orange). The colours on the right are scaled to the wrong pairs. The true
+# pairs are written in, for their forces are much stronger.
 
 # %%
 lesson.figure(
@@ -367,14 +369,15 @@ lesson.figure(
 
 # %% [markdown]
 # The darkest orange spots are the **hard negatives**: wrong reports that look right. While a model knows nothing, all
-# wrong pairs are pushed alike; once it knows much, a pair that is told apart has no force left. That is why larger
-# batches help: they hold more hard negatives. So a step that does not fit into the memory must not simply be cut into
-# smaller batches. The key `accumulation` does it otherwise: first the features of all parts are computed, then all
-# pairs of the step are contrasted, then each part is run once more to carry its share of the gradient back to the
-# weights.
+# wrong pairs are pushed alike. Once it knows much, a pair that is told apart has no force left. That is why larger
+# batches help: they hold more hard negatives.
 #
-# **By hand.** The image reconstruction loss. Each patch of the *original* is brought to mean 0 and variance 1, so that
-# texture counts and brightness does not; the error is averaged over *hidden* patches only. **Check** as before.
+# So a step that does not fit into the memory must not simply be cut into smaller batches. The key `accumulation` goes
+# another way. It computes the features of all parts, contrasts all pairs of the step, and then runs each part once
+# more for its share of the gradient.
+#
+# **By hand.** The image reconstruction loss. Each patch of the *original* is brought to mean 0 and variance 1, so
+# that texture counts and brightness does not. The error is averaged over *hidden* patches only. **Check** as before.
 
 # %%
 original = patchify(batch.images, model.config.patch_size)
@@ -385,8 +388,8 @@ torch.testing.assert_close(by_hand, image_reconstruction_loss(pixels, patches))
 print(f"the same loss on hidden patches: {float(by_hand):.3f}")
 
 # %% [markdown]
-# **Exercise.** A decoder that always answers with a flat gray patch: what is its loss? And one that answers with the
-# right texture at half the contrast? Predict both.
+# **Exercise.** One decoder always answers with a flat gray patch. Another answers with the right texture at half the
+# contrast. Predict the loss of both.
 
 # %% tags=["solution"]
 flat = image_reconstruction_loss(torch.zeros_like(patches), patches)
@@ -409,9 +412,9 @@ config = read_config(whole / "config.yaml")
 t = config.train
 
 # %% [markdown]
-# **By hand**, the **schedule**: how large a step is. It grows at first, lest a model that knows nothing leaps,
-# here for a quarter of the steps; then it falls to zero along half a cosine, to settle. **Check** against the
-# library's log.
+# **By hand**, the **schedule**: how large a step is. At first it grows, lest a model that knows nothing leaps, here
+# for a quarter of the steps. Then it falls to zero along half a cosine, so that the model settles. **Check** against
+# the library's log.
 #
 # **Picture.** The schedule of this short training.
 
@@ -431,9 +434,9 @@ assert rates == [record["learning_rate"] for record in logged]
 lesson.figure(plotting.schedule(rates), "schedule", "The learning rate, step by step")
 
 # %% [markdown]
-# **By hand**, the loop. **AdamW** is the usual way to follow a gradient: it steps by the gradient's recent mean, scaled
-# by its recent size, and lets the weight matrices shrink a little (`weight_decay`). Biases and norms do not shrink. The
-# gradient is cut where it is longer than `clip_norm`, so that one odd batch cannot throw the model off.
+# **By hand**, the loop. **AdamW** is the usual way to follow a gradient. It steps by the gradient's recent mean,
+# scaled by its recent size. It also lets the weight matrices shrink a little (`weight_decay`), but not biases and
+# norms. A gradient longer than `clip_norm` is cut, so that one odd batch cannot throw the model off.
 
 # %%
 torch.manual_seed(t.seed)
@@ -473,9 +476,9 @@ lesson.claim(
 # Nothing here depends on the state of a random generator. Which pairs a step sees, and what of them is hidden, follows
 # from the seed, the epoch and the pair ([01_masking](01_masking.ipynb)).
 #
-# **Exercise.** So what happens after a power cut? A **callback** is called with each line of the log; this one pulls
-# the plug at step 6, where the last **checkpoint** (the state that a training writes to the disk) is of step 4.
-# Predict: how far will the resumed training end from the whole one?
+# **Exercise.** So what happens after a power cut? A training writes its state to the disk now and then, as a
+# **checkpoint**. A **callback** is called with each line of the log. This one pulls the plug at step 6, when the last
+# checkpoint is of step 4. Predict: how far from the whole training will the resumed one end?
 
 
 # %% tags=["solution"]
@@ -499,8 +502,8 @@ lesson.answer(
 )
 
 # %% [markdown]
-# **Picture.** The losses of the real training, in nats (the unit of the natural logarithm), read from the run folder's
-# `metrics.jsonl`, with what guessing would cost.
+# **Picture.** The losses of the real training, with what guessing would cost. They are read from the file
+# `metrics.jsonl` of the run folder. Their unit is the nat, that of the natural logarithm.
 #
 # **Claim:** All three losses fall.
 #
@@ -524,9 +527,9 @@ lesson.claim(
 )
 
 # %% [markdown]
-# **Picture.** What the decoder makes of hidden patches of test images. Read the titles: the model predicts texture
-# only. For the last column each patch was lent the brightness and contrast of the *original*, which the model never
-# knew, so that column flatters. Below, the words of one report.
+# **Picture.** What the decoder makes of hidden patches of test images. Read the titles: the model rebuilds texture
+# only. For the last column each patch was lent the brightness and contrast of the *original*. The model never knew
+# these, so that column flatters. Below stand the words of one report.
 
 # %%
 figure = plotting.reconstruction(
@@ -545,19 +548,19 @@ figure = plotting.guesses(tokenizer.convert_ids_to_tokens(batch.input_ids[0, :n]
 lesson.figure(figure, "guesses", "A test report whose hidden words were guessed by the model")
 
 # %% [markdown]
-# **Retrieval.** The task that matters: is the report of a test image among the first K of all reports? *R@K* is the
-# share of queries for which it is. How this is counted, and how far the counting moves the number, is the topic of
-# [04_retrieval_evaluation](04_retrieval_evaluation.ipynb); here only that it stands clear of chance or not. Compare the
-# lower end of the interval with chance, not the middle.
+# **Retrieval.** The task that matters: is an image's own report among the first K of all reports? *R@K* is the share
+# of queries for which it is. How far the way of counting moves this number is the topic of
+# [04_retrieval_evaluation](04_retrieval_evaluation.ipynb). Here we ask only whether it is clear of chance. Compare
+# the lower end of the interval with chance, not the middle.
 #
-# **Claim:** After training the right report is found more often than by chance, by the lower end of the interval.
+# **Claim:** After training the own report is found more often than by chance, by the lower end of the interval.
 
 # %%
 result = evaluate_run(run, lesson.data, device=lesson.device, command="notebook 03_training")
 figure = plotting.recalls({"MCR + MbA": result})
 display(lesson.figure(figure, "recall", "Retrieval on the test split, 95 % intervals"))
 lesson.claim(
-    "After training the right report is found more often than by chance, by the lower end of the interval.",
+    "After training the own report is found more often than by chance, by the lower end of the interval.",
     all(
         result["interval"][f"{way}_R@10"][0] > result["chance"][f"{way}_R@10"]
         for way in ("image_to_text", "text_to_image")
@@ -567,7 +570,7 @@ lesson.claim(
 
 # %% [markdown]
 # **Exercise.** Which of the three losses is the first to be a tenth below guessing, and which is the last? Write down
-# your prediction; the solution reads it from the log.
+# your prediction. The solution reads the log.
 
 # %% tags=["solution"]
 first_below = {}
@@ -585,9 +588,17 @@ lesson.answer(
 # ## 5. What did the study find?
 #
 # One training per framework cannot compare the frameworks: another seed could reverse it. The committed study trains
-# each with five seeds, and judges by rules that were written down first (`python -m benchmarks.study`).
+# each with five seeds, and judges by rules that were written down first.
+#
+# **Picture.** What an arm found, over what its training cost in operations. Filled are arms after equal steps, open
+# ones after equal time. The upper dashed line is a linear model of pixels and word counts
+# ([04_retrieval_evaluation](04_retrieval_evaluation.ipynb), section 5).
 
 # %%
+arms, linear = found.recall_over_cost("study_phantom"), found.read("baselines_phantom")
+rsum = linear["rows"]["linear CCA"]["rsum"], linear["chance"]["rsum"]
+caption = "What each arm of the study found on the phantom, over what its training cost"
+display(lesson.figure(plotting.recall_over_cost(arms, *rsum), "recall_over_cost", caption))
 found.verdicts(
     ("study_phantom", "seconds of a training step, MCR / two-stream"),
     ("study_phantom", "MCR against two-stream, equal steps"),
@@ -599,12 +610,14 @@ found.verdicts(
 # %% [markdown]
 # ## Summary
 #
-# * One stream: the masked input serves contrast and reconstruction. It saves much against two streams, and less against
-#   plain contrastive training, because nearly all of the decoder works on all patches.
-# * The contrastive loss pushes hard negatives down and the true pair up. The reconstruction loss counts hidden patches
+# * One stream: the masked input serves contrast and reconstruction. It saves much against two streams, and less
+#   against plain contrastive training, for the decoder works on all patches.
+# * The contrastive loss pushes hard negatives down and true pairs up. The reconstruction loss counts hidden patches
 #   only.
 # * A training is a schedule, a loss, a gradient that is cut, and a step. Here it can be repeated bit for bit.
-# * What it saves and whether it *helps* are two questions. The lines above answer both.
+# * What one stream saves and whether it *helps* are two questions. The lines above answer both.
+#
+# Can you answer its [three questions](QUESTIONS.md)?
 #
 # ## References
 #

@@ -3,20 +3,21 @@
 #
 # **The question.** Given an image, is its report on top?
 #
-# **What may surprise you.** How far the number moves when the model stays the same. Which reports count as right, what
-# happens to ties, how large the **gallery** is (all that is searched) and whether the input is masked each move it,
-# some of them by a multiple. A recall without its protocol is not a result.
+# **What may surprise you.** How far the number moves when the model stays the same. It depends on which reports count
+# as right and what happens to ties. It depends on how large the **gallery** is (all that is searched) and on whether
+# the input is masked. A recall without its protocol is not a result.
 #
 # **You need.** To know what a model gives: a vector of length 1 for each image and each report.
 #
-# **You will be able to.** Compute a recall, an interval and the paper's own measure by hand, and ask of any published
+# **You will be able to.** Compute a recall, an interval and the paper's own measure by hand. Ask of any published
 # recall the four questions that decide what it means.
 #
 # **Minutes.** Half an hour to read. It runs in one where the models are trained; else their training comes on top.
 #
-# Measured is the *test* split: patients from whom the model has seen nothing. The paper's body, and with it the
-# protocol behind its numbers, we could not read ([00_start_here](00_start_here.ipynb)). So no number of ours can be put
-# beside one of theirs, and this notebook shows what one would have to know to do so.
+# Measured is the *test* split: patients from whom the model has seen nothing. We could not read the paper's body, and
+# with it the protocol behind its numbers ([00_start_here](00_start_here.ipynb)). So no number of ours can be put
+# beside one of theirs. This notebook shows what one would have to know to do so. Every term stands in the
+# [glossary](GLOSSARY.md).
 
 # %% tags=["parameters"]
 profile: str = ""  # smoke (seconds), demo (minutes), base (a GPU); empty: demo where it is trained
@@ -60,11 +61,11 @@ print(
 # ## 1. Where does its report stand?
 #
 # The model gave every image and every report a vector of length 1. Their inner product, the **cosine**, is the score.
-# For an image, sort all reports by score; the **rank** of its own report is its place in that list. **Recall at K**,
-# R@K, is the share of images whose report stands among the first K.
+# For an image, sort all reports by score. The **rank** of its own report is its place in that list. **Recall at K**,
+# R@K, is the share of images whose own report is among the first K.
 #
-# **Picture.** The first three reports for three images, drawn by lot. *Shares a finding* means that one of the labels
-# is the same.
+# **Picture.** The first three reports for three images that were drawn by lot. *Shares a finding* means that one of
+# the labels is the same.
 
 # %%
 index = Index(image_features, text_features, table, "notebook 04")
@@ -92,13 +93,13 @@ lesson.figure(
 )
 
 # %% [markdown]
-# Look at the scores, too: how far is the first above the third? It does not matter: only their *order* counts here.
+# Look at the scores, too. How far is the first above the third? It does not matter: only their *order* counts here.
 #
 # **By hand.** The rank of the own report is one more than the number of reports that score higher. If another report
-# scores exactly the same, it is put before the own one: a tie is not a success. Ties are no rare accident here, for
-# some reports have the same text. So that rounding does not tell them apart, equal texts share one vector.
+# scores exactly the same, it is put before the own one: a tie is no success. Ties are not rare here, for some reports
+# have the same text. Equal texts share one vector, so that rounding does not tell them apart.
 #
-# **Check** against the library, which never holds all scores at once (a gallery may have a million reports).
+# **Check** against the library. It never holds all scores at once, for a gallery may have a million reports.
 
 # %%
 first_with_text = [texts.index(text) for text in texts]
@@ -129,8 +130,8 @@ lesson.figure(
 )
 
 # %% [markdown]
-# **Exercise.** Suppose a broken model gives *every* image and *every* report the same vector. Predict its R@1 if ties
-# are broken in favour of the own report, and if they are broken against it. What would you like a measurement to say?
+# **Exercise.** Suppose a broken model gives *every* image and *every* report the same vector. Predict its R@1 if a
+# tie counts for the own report, and if it counts against it. What would you like a measurement to say?
 
 # %% tags=["solution"]
 point = torch.nn.functional.normalize(torch.ones(N, 8), dim=1)
@@ -143,8 +144,8 @@ lesson.answer("Ties against say what it is worth: nothing.", against == 0)
 # %% [markdown]
 # ## 2. What counts as right?
 #
-# Radiologists write the same normal report again and again. If two patients have the same text, word for word, no model
-# can tell which is whose. Three answers, each defensible:
+# Radiologists write the same normal report again and again. If two patients have the same text, word for word, no
+# model can tell which is whose. There are three answers, each defensible:
 #
 # | protocol | right is | who asks like this |
 # |---|---|---|
@@ -152,8 +153,7 @@ lesson.answer("Ties against say what it is worth: nothing.", against == 0)
 # | `text-identical` | any report with the same text; identical reports are one item of the gallery | CXR-CLIP |
 # | `label-match` | any pair that shares a label | papers that call it P@K (precision at K) or semantic retrieval |
 #
-# **By hand.** How many duplicates are there? Merging needs one line: spaces and capitals aside, equal texts get equal
-# numbers.
+# **By hand.** How many duplicates are there? Spaces and capitals aside, equal texts get equal numbers.
 
 # %%
 keys = [" ".join(text.casefold().split()) for text in texts]
@@ -165,7 +165,7 @@ print(
 )
 
 # %% [markdown]
-# **Check** against the library, then measure under all three, in both directions:
+# **Check** against the library. Then measure under all three protocols, in both directions:
 
 # %%
 assert merge_texts(texts)[0].tolist() == text_id
@@ -203,8 +203,8 @@ lesson.figure(
 )
 
 # %% [markdown]
-# One model, one gallery. Do not forget the gray mark: chance moves as well. With labels it is high, for findings are
-# shared by many; a `label-match` number that impresses beside an `exact` one may be less of an achievement.
+# It is one model and one gallery. Do not forget the gray mark: chance moves as well. With labels it is high, for many
+# share a finding. So a `label-match` number that impresses beside an `exact` one may be less of an achievement.
 #
 # **Claim:** Merging identical reports never lowers the recall from image to report.
 
@@ -218,13 +218,13 @@ lesson.claim(
 )
 
 # %% [markdown]
-# It holds for every single image, not only on average: a twin of the own report can no longer stand before it, and
+# It holds for every single image, not only on average. A twin of the own report can no longer stand before it. And
 # twins of other reports take one place instead of several.
 #
-# **Exercise.** The first thing a report says is whether a study is *normal*. Suppose a model knows this one thing, is
-# right about it every time, and knows nothing else: all normal images and reports get one vector, all others another.
-# Predict its R@1 and its median rank (half of the queries have this rank or a better one) under `exact` and under
-# `text-identical`. Then build it from `labels` and see.
+# **Exercise.** Suppose a model knows one thing, always rightly, and nothing else: whether a study is *normal*. All
+# normal images and reports get one vector, all others another. Predict its R@1 under `exact` and under
+# `text-identical`. Predict its median rank, too: half of the queries have this rank or a better one. Then build it
+# from `labels` and see.
 
 # %% tags=["solution"]
 normal = torch.tensor([label.lower() in ("", "normal", "no finding") for label in labels])
@@ -253,12 +253,12 @@ for protocol in ("exact", "text-identical"):
 # %% [markdown]
 # ## 3. Against how many, and seen how?
 #
-# Papers rank among 100, 1,000 or 5,000 reports. That alone moves R@1, and by how much needs no experiment: it follows
-# from the ranks. If r − 1 reports beat the own one in a gallery of N, and n − 1 of the N − 1 others are drawn at random
-# for a smaller gallery, then the own report is on top exactly when none of the r − 1 was drawn.
+# Papers rank among 100, 1,000 or 5,000 reports. That alone moves R@1. By how much needs no experiment, for it follows
+# from the ranks. Say that r − 1 reports beat the own one in a gallery of N. For a smaller gallery, n − 1 of the N − 1
+# others are drawn at random. Then the own report is on top exactly when none of the r − 1 was drawn.
 #
-# **By hand.** The probability of that is given by the *hypergeometric* distribution (drawing without putting back);
-# averaged over all images it is the expected R@1.
+# **By hand.** The *hypergeometric* distribution gives the probability of that, for it describes drawing without
+# putting back. Its mean over all images is the expected R@1.
 
 
 # %%
@@ -271,8 +271,8 @@ sizes = np.unique(np.geomspace(2, N, 40).round().astype(int))
 curve = [recall_in_smaller_gallery(by_hand, n) for n in sizes]
 
 # %% [markdown]
-# **Check** the two ends: with the whole gallery it must be the measured R@1, and a drawing of many small galleries must
-# come near it.
+# **Check** the two ends. With the whole gallery it must be the measured R@1. And many small galleries that are really
+# drawn must come near it.
 #
 # **Claim:** The smaller the gallery, the higher the recall, with the same model and the same ranks.
 
@@ -298,8 +298,7 @@ lesson.claim(
 
 # %% [markdown]
 # **Seen how?** In training the encoders only ever saw half of an image and three quarters of a report. So which input
-# should be evaluated: masked, as it was trained, or whole, as it will be used? Both are measured here, with nothing
-# else changed. What is not hidden need not be guessed.
+# should be evaluated: masked, as in training, or whole, as in use? Both are measured here, with nothing else changed.
 #
 # **Claim:** Masking the input at inference loses recall.
 
@@ -326,8 +325,8 @@ lesson.claim(
 )
 
 # %% [markdown]
-# **Exercise.** A paper reports R@1 in a gallery of 100. From the curve's formula, predict what our model would have
-# reported, first as a ratio to its own R@1, then look.
+# **Exercise.** A paper reports R@1 in a gallery of 100. Predict what our model would have there, as a multiple of its
+# own R@1. Then look.
 
 # %% tags=["solution"]
 n = min(100, N)
@@ -338,10 +337,10 @@ lesson.answer("It is higher in the small gallery, and nothing was learned.", sma
 # %% [markdown]
 # ## 4. How sure is the number?
 #
-# The test split is a sample. Another sample of patients would have given another number, and an interval says how
+# The test split is a sample. Another sample of patients would have given another number, and an **interval** says how
 # different. The **bootstrap** makes other samples from the one we have: draw as many patients as there are, *with*
-# putting back, and compute the recall again. It must draw patients and not images: images of one patient look alike and
-# rise or fall together.
+# putting back, and compute the recall again. It must draw patients and not images, for images of one patient look
+# alike.
 #
 # **By hand.** R@1 from image to report, for a thousand draws of patients. **Check** against the library's interval.
 
@@ -358,9 +357,9 @@ print(
 )
 
 # %% [markdown]
-# **Two models.** Are two of them different? Comparing two intervals asks the wrong question, for both models face the
-# *same* hard and easy patients. The right one: is the *difference*, patient by patient, surely not zero? The two orders
-# of mapping and averaging (see [02_mba_vs_abm](02_mba_vs_abm.ipynb)) as an example:
+# **Two models.** Are two of them different? Do not compare their two intervals, for both models face the *same* hard
+# and easy patients. Ask instead: is the *difference*, patient by patient, surely not zero? Our example is MbA and
+# AbM, the two orders of mapping and aggregating ([02_mba_vs_abm](02_mba_vs_abm.ipynb)):
 
 # %%
 abm_run = lesson.train("mcr-abm", alignment="abm")
@@ -393,8 +392,8 @@ lesson.table(
 )
 
 # %% [markdown]
-# **Exercise.** Predict: is the interval of the difference wider or narrower than what you would get if the two models
-# had been tested on two *different* sets of patients of this size? Compute it and compare.
+# **Exercise.** Suppose the two models had been tested on two *different* sets of patients of this size. Predict:
+# would the interval of the difference be wider or narrower? Compute it and compare.
 
 # %% tags=["solution"]
 a, b = rows["MbA, R@10"], rows["AbM, R@10"]
@@ -409,14 +408,14 @@ lesson.answer(
 
 # %% [markdown]
 # Mind what no interval here shows: another seed of the *training* is another model. Only several trained models can
-# show how much that moves the number.
+# show how far that moves the number.
 #
 # ## 5. How does the paper measure, and what must be beaten?
 #
-# The paper's Fig. 3 does not ask whether the own report is found, but how much what is found *reads* like it:
-# **BLEU-4** counts the runs of one to four words that a found report shares with the own one, and averages the four
-# shares (of their logarithms). A found report that is shorter than the own one pays for it. It is computed over the
-# first K reports of all queries at once, K = 1 … 10.
+# The paper's Fig. 3 does not ask whether the own report is found. It asks how much what is found *reads* like the own
+# one. **BLEU-4** counts the runs of one, two, three and four words that a found report shares with the own one. It
+# takes the geometric mean of the four shares. A found report that is shorter than the own one pays for it. The
+# measure is computed over the first K reports of all queries at once, for K = 1 … 10.
 #
 # **By hand**, for a hundred images. **Check** against the scorer that the field uses.
 
@@ -466,13 +465,13 @@ lesson.figure(
 )
 
 # %% [markdown]
-# Even a report drawn by lot scores: radiologists' sentences are alike. The study's full figure, with four such measures
-# for all arms, is `benchmarks/results/study_phantom_fig3.png`.
+# Even a report drawn by lot gets something, for radiologists' sentences are alike. The study's full figure, with four
+# such measures for all arms, is `benchmarks/results/study_phantom_fig3.png`.
 #
 # **Can pixels and word counts alone do it?** The simplest method there is, **CCA**, takes thumbnails and counts of
-# words and looks for the weighted sums of either that go together best. It has no network. Whoever proposes a model
-# should clear it. The next cell reads what it got on the test splits of the committed study, beside this kit's model
-# (the mean of its seeds) and chance.
+# words. It looks for the weighted sums of either that go together best. It has no network. Whoever proposes a model
+# should clear it. The next cell reads what it got on the test splits of the committed study, beside MCR (the mean of
+# its seeds) and chance.
 
 # %%
 lesson.table(
@@ -484,15 +483,17 @@ lesson.table(
 # %% [markdown]
 # ## Summary
 #
-# * A rank needs a rule for ties, a recall needs a protocol, a gallery size, a kind of input and an interval. They stand
-#   in every result file of this kit (`metrics.json`).
-# * From ranks one can compute the recall in any smaller gallery; so papers with different galleries can be compared if
-#   they publish ranks, and not if they publish recalls.
-# * Bootstrap patients, not images; compare models pair by pair.
+# * A rank needs a rule for ties. A recall needs a protocol, a gallery size, a kind of input and an interval. All of
+#   them stand in every result file of this kit (`metrics.json`).
+# * From ranks one can compute the recall in any smaller gallery. So papers with different galleries can be compared
+#   if they publish ranks, and not if they publish recalls.
+# * Bootstrap patients, not images. Compare models patient by patient.
 # * A model is to be put beside chance *and* beside the simplest method that could work.
 #
 # Next: [05_modality_gap](05_modality_gap.ipynb) looks at where the vectors lie; [06_explore](06_explore.ipynb) lets you
 # ask with your own words.
+#
+# Can you answer its [three questions](QUESTIONS.md)?
 #
 # ## References
 #

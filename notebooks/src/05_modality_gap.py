@@ -8,16 +8,18 @@
 #
 # **You need.** The two orders, MbA and AbM, of [02_mba_vs_abm](02_mba_vs_abm.ipynb).
 #
-# **You will be able to.** Measure a gap by hand; say why it is there, why training leaves it, and why it is no score.
+# **You will be able to.** Measure a gap by hand. Say why it is there, why training leaves it, and why it does not
+# measure quality.
 #
 # **Minutes.** Half an hour to read. It runs in one where the models are trained; else their training comes on top.
 #
-# Images and reports are mapped into one *common* space. One would expect an image to lie beside its report there. What
-# one finds in all models of this kind is two clouds with a gap in between (Liang et al. 2022,
-# [arXiv 2203.02053](https://arxiv.org/abs/2203.02053)). The paper's Fig. 4 shows the clouds for two ways into the
-# space: MbA maps each patch and word and then aggregates, AbM does it the other way round (see
-# [02_mba_vs_abm](02_mba_vs_abm.ipynb)); its claim is that MbA aligns them better. What is known of the paper stands in
-# [00_start_here](00_start_here.ipynb).
+# Images and reports are mapped into one *common* space. One would expect an image to lie beside its own report there.
+# In all models of this kind one finds two clouds with a gap in between (Liang et al. 2022, [arXiv
+# 2203.02053](https://arxiv.org/abs/2203.02053)).
+#
+# The paper's Fig. 4 shows the clouds for two orders. MbA maps each patch and word and then aggregates, AbM aggregates
+# first. The paper's claim is that MbA aligns the clouds better. What we could read of the paper stands in
+# [00_start_here](00_start_here.ipynb), every term in the [glossary](GLOSSARY.md).
 
 # %% tags=["parameters"]
 profile: str = ""  # smoke (seconds), demo (minutes), base (a GPU); empty: demo where it is trained
@@ -49,7 +51,7 @@ from mcr_lib.ranking import ranks
 from mcr_lib.retrieval import query_ranks
 
 # %% [markdown]
-# As in the paper's figure, everything is measured on the *validation* split. The trained models are made here, or found
+# As in the paper's figure, everything is measured on the split `validate`. The models are trained here, or found
 # where an earlier notebook left them.
 
 # %%
@@ -64,10 +66,10 @@ features = {
 # %% [markdown]
 # ## 1. Is there a gap before anything is learned?
 #
-# Build the two models once more and do not train them: all weights are random numbers, the same in both.
+# Build the two models once more, and do not train them. All weights are random numbers, the same in both.
 #
-# **Picture.** Images and reports in the plane in which they spread most (the first two **principal components**, fitted
-# to both together). A line joins an image to its own report.
+# **Picture.** Images and reports in the plane in which they spread most. Its axes are the first two **principal
+# components** of both clouds together. A line joins an image to its own report.
 
 
 # %%
@@ -85,10 +87,10 @@ figure = plotting.clouds({name: (p.images, p.texts) for name, p in planes.items(
 lesson.figure(figure, "untrained", "Images and reports of untrained models, principal components")
 
 # %% [markdown]
-# Two small clouds, far apart. Nobody pushed them.
+# There are two small clouds, far apart. Nobody pushed them.
 #
-# **By hand.** The **gap** is the distance between the centres of the two clouds. All vectors have length 1, so it can
-# be between 0 and 2. **Check** against the library.
+# **By hand.** The **gap** is the distance between the centres of the two clouds. All vectors have length 1, so it
+# lies between 0 and 2. **Check** against the library.
 
 # %%
 centre_of_images, centre_of_texts = images.double().mean(dim=0), texts.double().mean(dim=0)
@@ -99,11 +101,11 @@ within = float(cosine_within[~torch.eye(len(images), dtype=torch.bool)].mean())
 print(f"gap {gap:.3f}; mean cosine of two different images {within:.4f}")
 
 # %% [markdown]
-# Why is it there? Two random directions in a space of many dimensions are about at right angles. But the cosine above
+# Why is it there? In a space of many dimensions two random directions are about at right angles. But the cosine above
 # says that any two *images* point nearly the same way. Much is the same for every input: the positions of patches and
-# words, the class token, and that a curve like GELU lets positive values through and suppresses the others. The input
-# itself is a small difference on top: each encoder sends everything into one narrow **cone**.
-# There are two encoders, so two cones, and they have no reason to be the same.
+# words, the class token, and curves like GELU, which suppress negative values. The input itself is a small difference
+# on top. So each encoder sends everything into one narrow **cone**. There are two encoders, so there are two cones,
+# and they have no reason to be the same.
 #
 # **Claim:** A model that has learned nothing has a modality gap already.
 #
@@ -117,8 +119,8 @@ lesson.claim(
 )
 
 # %% [markdown]
-# And how large is it? The paper compares the gaps of MbA and AbM after training. So ask first how they differ *before*,
-# when no order can have aligned anything, for both ways to aggregate.
+# And how large is it? The paper compares the gaps of MbA and AbM after training. So ask first how they differ
+# *before*, when no order can have aligned anything.
 #
 # **Claim:** With the maximum, an untrained AbM model has a far larger gap than an untrained MbA model.
 #
@@ -145,10 +147,10 @@ lesson.claim(
 
 # %% [markdown]
 # So a difference of the gaps *after* training may have been there *before*. It says something of the order only where
-# training has changed it, or where the aggregation is the mean.
+# training has changed it, or where one aggregates by the mean.
 #
-# **Exercise.** Suppose the two cones were no cones: all images and all reports spread evenly over the sphere, each at
-# random. Predict the gap for N pairs in D dimensions: 0, about 1, or something that depends on N?
+# **Exercise.** Suppose there were no cones, and all images and reports spread evenly over the sphere, each at random.
+# Predict the gap for N pairs in D dimensions: 0, about 1, or something that depends on N?
 
 # %% tags=["solution"]
 for n in (len(images), 100 * len(images)):
@@ -168,8 +170,8 @@ for n in (len(images), 100 * len(images)):
 # %% [markdown]
 # ## 2. What does training do to it?
 #
-# Training pulls an image towards its own report and pushes it from the others'. Beside the gap, these numbers are in
-# use; `mcr_lib.modality_gap` has all of them:
+# Training pulls an image towards its own report and pushes it from the others. Beside the gap, these measures are in
+# use, and `mcr_lib.modality_gap` has all of them:
 #
 # | measure | what it says |
 # |---|---|
@@ -209,13 +211,14 @@ lesson.table(
 )
 
 # %% [markdown]
-# Go through the columns one by one before you decide which row is best: the measures need not agree, and an untrained
-# model need not be the worst in each. Nor are two trained models a comparison of the two ways: another seed gives other
-# numbers, so that comparison belongs to several seeds.
+# Go through the columns one by one before you decide which row is best. The measures need not agree, and an untrained
+# model need not be the worst in each. Nor do two trained models compare the two orders, for another seed gives other
+# numbers. That comparison takes several seeds.
 #
-# **Picture.** The paper's Fig. 4, drawn from our models. Its caption names principal components and t-SNE, so here are
-# both. **PCA** keeps distances as well as a plane can: the width of a gap may be read from it. **t-SNE** keeps
-# neighbours together and stretches everything else: it shows *that* two clouds are apart, never how far.
+# **Picture.** The paper's Fig. 4, drawn from our models. Its caption names principal components and t-SNE, so here
+# are both. Principal components keep distances as well as a plane can, so the width of a gap may be read from them.
+# **t-SNE** keeps neighbours together and stretches everything else. It shows *that* two clouds are apart, never how
+# far.
 #
 # **Claim:** Training spreads the images out: they fill far more of the sphere than before.
 
@@ -245,8 +248,8 @@ lesson.claim(
 )
 
 # %% [markdown]
-# **Exercise.** The gap can shrink in two ways: the clouds come together, or they grow until they overlap. Which number
-# tells the two apart? Predict for MbA whether the clouds grew, then look.
+# **Exercise.** The gap can shrink in two ways: the clouds come together, or they grow until they overlap. Which
+# measure tells the two apart? Predict for MbA whether the clouds grew, then look.
 
 # %% tags=["solution"]
 spread = {}
@@ -263,8 +266,9 @@ lesson.answer(
 # %% [markdown]
 # ## 3. Does closing the gap help?
 #
-# If images and reports should lie together, why not simply move them? Take the gap vector, shift all images by half of
-# it one way and all reports by half of it the other way, and bring them back to length 1.
+# If images and reports should lie together, why not simply move them? The **gap vector** leads from the centre of the
+# reports to that of the images. Shift all images by half of it one way and all reports by half of it the other way,
+# and bring them back to length 1.
 #
 # **By hand.**
 
@@ -312,12 +316,14 @@ lesson.figure(
 )
 
 # %% [markdown]
-# The gap can be made as small as one likes. Read the middle panel against the left one: does the recall follow? (The
-# right panel is read in section 4.) For one direction there is a reason why it hardly can. Move only the images, by any
-# vector g. Then the score of image i with report t changes from i · t to i · t − g · t: for a given report, *every*
-# image loses the same. So the order of the images does not change at all.
+# The gap can be made as small as one likes. Read the middle panel against the left one: does the recall follow? The
+# right panel is for section 4.
 #
-# **Check:** shift the images by the whole gap and do not bring them back to length 1. And a model that knows nothing
+# For one direction there is a reason why the recall hardly can follow. Move only the images, by any vector g. Then
+# the score of image i with report t changes from i⋅t to i⋅t − g⋅t. For a given report, *every* image loses the same.
+# So the order of the images does not change at all.
+#
+# **Check:** shift the images by the whole gap, and do not bring them back to length 1. And a model that knows nothing
 # does not come to know something when its clouds are pushed together.
 #
 # **Claim:** Moving all images by one vector changes no report's order of the images.
@@ -344,8 +350,8 @@ lesson.claim(
 )
 
 # %% [markdown]
-# **Exercise.** The order of the *reports* for a given image may change when the images are moved. Why is that not the
-# same thing? Predict for which reports the score rises.
+# **Exercise.** When the images are moved, the order of the *reports* for a given image may change. Why is that not
+# the same thing? Predict for which reports the score rises.
 
 # %% tags=["solution"]
 g = i.mean(dim=0) - t.mean(dim=0)
@@ -361,9 +367,9 @@ lesson.answer("Reports gain unlike, so their order for an image may change.", ch
 # %% [markdown]
 # ## 4. Why does training not close it?
 #
-# The contrastive loss never looks at a score by itself. It compares: it divides the scores of one image with all
-# reports by the **temperature**, makes shares of them that add up to 1 (a softmax), and wants the own report to have a
-# large one. And the same for each report among the images.
+# The contrastive loss never looks at a score by itself. It compares. It divides the scores of one image with all
+# reports by the **temperature** and makes shares of them that add up to 1 (a softmax). The own report should have a
+# large share. The same goes for each report among the images.
 #
 # **By hand**, and a **Check** against the library at several temperatures.
 
@@ -383,8 +389,8 @@ for temperature in (0.02, 0.07, 1.0):
 print("the same loss")
 
 # %% [markdown]
-# A gap makes all scores smaller, those of true pairs and of false ones. As far as it takes the *same* from all, the
-# loss cannot see it:
+# A gap makes all scores smaller, those of true pairs and those of wrong ones. As far as it takes the *same* from all,
+# the loss cannot see it:
 #
 # **Claim:** Adding one number to all scores changes the contrastive loss at no temperature.
 
@@ -398,8 +404,9 @@ lesson.claim(
 )
 
 # %% [markdown]
-# So nothing pulls at that part of the gap. At the rest something does, and the temperature decides how strongly: it
-# says which difference of two cosines counts as large. It is learned, and kept from falling below 0.01; here it ended:
+# So nothing pulls at that part of the gap. Something pulls at the rest, and the temperature decides how strongly: it
+# says which difference of two cosines counts as large. It is learned, and kept from falling below 0.01. Here it
+# ended:
 
 # %%
 print(
@@ -409,19 +416,19 @@ print(
 )
 
 # %% [markdown]
-# **Picture.** One image and its scores. Move the temperature: to the left, the first takes all; to the right, all are
-# alike, and the loss is that of guessing.
+# **Picture.** One image and its scores. Move the temperature. To the left, the first report takes all. To the right,
+# all are alike, and the loss is that of guessing.
 
 # %%
 TemperatureExplorer(images[0] @ texts.T, 0, pairs.table["report"].tolist(), round(learned, 3))
 
 # %% [markdown]
-# Now look once more at the right panel of the figure in section 3. Each curve is the loss of the *same* vectors while
-# the gap is closed or widened, at one temperature; the triangle marks its lowest point. How much would *this* model
+# Now look once more at the right panel of the figure in section 3. Each curve is the loss of the *same* vectors, at
+# one temperature, while the gap is closed or widened. A triangle marks its lowest point. How much would *this* model
 # gain by closing its gap, and how does that depend on the temperature?
 #
-# **Exercise.** Predict the loss for a very high and for a very low temperature, if the own report is the first of
-# three reports, and if it is the second.
+# **Exercise.** Three reports are sorted by score. Predict the loss at a very high and at a very low temperature, if
+# the own report is the first of them, and if it is the second.
 
 # %% tags=["solution"]
 own_is_first, own_is_second = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.4, 0.5, 0.3])
@@ -459,12 +466,15 @@ found.verdicts(
 # %% [markdown]
 # ## Summary
 #
-# * Two encoders, two cones: the gap is there before anything is learned, and how large it is depends on the order.
-# * The contrastive loss is blind to whatever adds the same to all scores, so a part of the gap may stay for ever.
+# * There are two encoders, so there are two cones. The gap is there before anything is learned, and with the maximum
+#   its size depends on the order.
+# * The contrastive loss is blind to whatever adds the same to all scores. So a part of the gap may stay for ever.
 # * A gap is not a fault in itself. Moving all images alike cannot even change the order in which a report finds them.
 # * So read a gap beside the recall, and compare only with equal temperature, batch size and steps.
 #
 # Next: [06_explore](06_explore.ipynb) looks at single patches and words in this space.
+#
+# Can you answer its [three questions](QUESTIONS.md)?
 #
 # ## References
 #

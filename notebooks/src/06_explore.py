@@ -3,21 +3,20 @@
 #
 # **The question.** What does it find for *my* sentence, or for *my* image?
 #
-# **What may surprise you.** Nobody has ever shown this model where anything is. Yet with Mapping before Aggregation
-# each patch and each word has its own place in the common space, and one can ask a patch what it thinks of a word. How
+# **What may surprise you.** Nobody has ever shown this model where anything is. Yet with mapping before aggregation
+# each patch and each word has its own place in the common space. So one can ask a patch what it thinks of a word. How
 # often the answer is right is measured here, against boxes that the model never saw.
 #
 # **You need.** The two orders, MbA and AbM, of [02_mba_vs_abm](02_mba_vs_abm.ipynb).
 #
-# **You will be able to.** Search by sentence and by image, light the patches that speak for a word, and say how far a
+# **You will be able to.** Search by sentence and by image, and light the patches that speak for a word. Say how far a
 # score and a map may be trusted.
 #
 # **Minutes.** Half an hour to read and play. It runs in two where the models are trained.
 #
-# Two names: **MbA** maps local features to the common space and then aggregates them to one vector (the way of
-# the paper, see [00_start_here](00_start_here.ipynb)), **AbM** aggregates first and then maps.
-# [02_mba_vs_abm](02_mba_vs_abm.ipynb) is about the difference. Aggregated is by the mean or, in the `demo` profile, by
-# the maximum of each channel.
+# **MbA** maps local features to the common space and then aggregates them to one vector, as the paper does
+# ([00_start_here](00_start_here.ipynb)). **AbM** aggregates first and then maps. One aggregates by the mean or, in
+# the profile `demo`, by the maximum of each channel. Every term stands in the [glossary](GLOSSARY.md).
 
 # %% tags=["parameters"]
 profile: str = ""  # smoke (seconds), demo (minutes), base (a GPU); empty: demo where it is trained
@@ -52,8 +51,8 @@ from mcr_lib.run import load_run
 from mcr_lib.search import build_index
 
 # %% [markdown]
-# Two models with the same sizes and the same seed are trained, or found where an earlier notebook left them. The
-# **gallery** is the test split: pairs of patients from whom neither model has seen anything.
+# Two models of the same size and seed are trained, or found where an earlier notebook left them. The **gallery**, all
+# that is searched, is the test split. Neither model has seen anything of its patients.
 
 # %%
 runs = {"MbA": lesson.train(), "AbM": lesson.train("mcr-abm", alignment="abm")}
@@ -72,20 +71,19 @@ searchers["MbA, masked"] = Searcher(masked_index, mba.model, mba.tokenizer, mask
 # %% [markdown]
 # ## 1. What does it find for my sentence?
 #
-# **Picture.** Type a finding and press Enter; or choose an image of the gallery; or upload your own (PNG, JPEG or
-# DICOM; it stays on this machine). You see the best K with their **score**, the cosine of the two vectors. What
-# glows are the patches, and what is marked are the words, that speak *for* the query rather than for any other.
+# **Picture.** Type a finding and press Enter, or choose an image of the gallery, or upload your own (PNG, JPEG or
+# DICOM). An upload stays on this machine. You see the best K with their **score**, the cosine of the two vectors.
+# Patches glow and words are marked that speak *for* this question rather than for any other.
 
 # %%
 RetrievalExplorer(searchers, sentence="Large left pneumothorax.", k=5)
 
 # %% [markdown]
-# Without a running kernel you see the state in which it was left. Try in any case:
+# Without a running kernel you see the state in which it was left. With one, try:
 #
 # * a finding that the phantom knows (effusion, mass, pacemaker), then one that it does not (appendicitis):
 #   the search always answers;
-# * the same sentence with `MbA, masked`: query and gallery are now seen as in training, with half of the patches and a
-#   quarter of the words gone;
+# * the same sentence with `MbA, masked`: question and gallery are now masked as in training;
 # * an image, and then *Light up* with single words of the best report.
 #
 # **By hand.** A search is one matrix product. **Check** that the index finds the same rows with the same scores.
@@ -103,9 +101,9 @@ found = {"score": [hit.score for hit in hits], "labels": [hit.labels for hit in 
 pd.DataFrame(found).round(3)
 
 # %% [markdown]
-# **Can a score reveal nonsense?** These images know nothing of an appendix. So ask for findings that the phantom draws,
-# and for what it cannot know, and compare the score of the best image. Beside it: into how many pieces the tokenizer
-# had to cut each word, because it never saw it whole.
+# **Can a score reveal nonsense?** These images know nothing of an appendix. So ask for findings that the phantom
+# draws, and for what it cannot know. Compare the score of the best image. Beside it stands into how many pieces the
+# tokenizer had to cut each word, because it never saw it whole.
 #
 # **Claim:** The best image for nonsense scores as high as the best image for a real finding.
 #
@@ -138,13 +136,12 @@ lesson.claim(
 )
 
 # %% [markdown]
-# So a score orders the gallery for one question. It says nothing of whether the question makes sense, and two
-# questions' scores cannot be compared. The explorer and `search` refuse a sentence of mostly unknown pieces, and no
-# more.
+# So a score orders the gallery for one question. It does not say whether the question makes sense, and the scores of
+# two questions cannot be compared. The explorer and `search` refuse a sentence of mostly unknown pieces, and no more.
 #
 # **Exercise.** Only one word differs between *Left pneumothorax.* and *Right pneumothorax.*, and both findings look
-# alike but for the side. Predict: of the first ten images for each sentence, how many have a report with a pneumothorax
-# on the side that was asked for, and how many on the other? Then open the solution.
+# alike but for the side. Take the first ten images for each sentence. Predict how many have a pneumothorax on the
+# side that was asked for, and how many on the other.
 
 
 # %% tags=["solution"]
@@ -181,19 +178,20 @@ lesson.answer(
 # %% [markdown]
 # ## 2. Which patch means which word?
 #
-# With MbA an image's vector is put together from its mapped patches. So one can ask what each patch **gives** to it:
-# where the aggregation is the mean, every patch gives its mapped feature; where it is the maximum, each channel of the
-# vector comes from the one patch in which it is largest, and the others give nothing to it. Either way the parts add up
-# to the whole, for images and for reports, and the score of a pair falls apart into a table, patches × words
-# ([02_mba_vs_abm](02_mba_vs_abm.ipynb), section 3). A column of it, laid out as the patches lie in the image, is a
-# **map of one word**.
+# With MbA an image's vector is put together from its mapped patches. So one can ask what each patch **gives** to it.
+# With the mean, every patch gives its mapped feature. With the maximum, each channel of the vector comes from the one
+# patch in which it is largest, and the others give nothing.
 #
-# Most of such a map is the same for all words, for all reports of chests have much in common. So the **mean report** of
-# the gallery is subtracted. What is left is what the word says *rather than any other text*, and only that is drawn,
-# where it is positive.
+# Either way the parts add up to the whole, for images and for reports. So the score of a pair falls apart into a
+# table, patches × words. A column of it, laid out as the patches lie in the image, is a **map of one word**.
 #
-# **By hand.** How much does the score change with each patch, and how large is the patch? The product of the two is
-# what it gives, be the aggregation the mean or the maximum: gradient times value. **Check** it against the library.
+# Most of such a map is the same for all words, for all reports of chests have much in common. So the **mean report**
+# of the gallery is subtracted. What is left is what the word says *rather than any other text*. It is drawn where it
+# is positive.
+#
+# **By hand.** How much does the score change with each patch's feature, and how large is the feature? The product of
+# the two, **gradient times value**, is what the patch gives, be it the mean or the maximum. **Check** it against the
+# library.
 
 # %%
 certainty = (mba.index.features["images"] * mba.index.features["texts"]).sum(dim=1).numpy()
@@ -222,8 +220,8 @@ print(
 # %% [markdown]
 # **Claim:** With MbA, the maps of all tokens average to the map of the whole report.
 #
-# **Picture.** The words that set this report apart most, and what they light up. With the slider below you go through
-# all of them.
+# **Picture.** The words that set this report apart most, and what they light up. The slider below goes through all
+# words.
 
 # %%
 present = one.attention_mask[0].bool()
@@ -251,17 +249,17 @@ lesson.figure(
 )
 
 # %% [markdown]
-# Some of it looks sensible, some does not. One reason: the report encoder has let the words read each other, so the
+# Some of it looks sensible, some does not. One reason is that in the report encoder the words read each other. So the
 # vector of *right* knows what is on the right, and that of a full stop may have kept the gist of its sentence. Whole
-# sentences are on firmer ground than single words, and sentences are what section 3 measures.
+# sentences are on firmer ground than single words, and section 3 measures sentences.
 
 # %%
 WordExplorer(mba, pair)
 
 # %% [markdown]
-# **Exercise.** What if the mean report is *not* subtracted? Take the maps of two sentences, *Cardiomegaly.* and *Right
-# rib fracture.*, on the same image. Predict how much the two maps correlate over the patches: with the mean report
-# subtracted, and without. One image settles nothing: try another pair in the cell above.
+# **Exercise.** What if the mean report is *not* subtracted? Take the maps of two sentences, *Cardiomegaly.* and
+# *Right rib fracture.*, on the same image. Predict how much the two maps correlate over the patches, with the mean
+# report subtracted and without. One image settles nothing, so try another pair in the cell above.
 
 # %% tags=["solution"]
 sentences = ["Cardiomegaly.", "Right rib fracture."]
@@ -276,21 +274,21 @@ print(
 
 # %% [markdown]
 # AbM has a map F, too, and nobody can forbid us to apply it to single patches. But it was trained on aggregated
-# features, and what it gives for a single patch was never asked for. Whether what lights up then is worse is a question
-# for a measurement:
+# features, and nobody ever asked what it gives for a single patch. Whether its maps are worse is a question for a
+# measurement:
 #
 # ## 3. Do they point at the finding?
 #
-# A map that looks right proves nothing: one tends to show those that do. The phantom knows where it drew each finding,
-# so we can count. For every finding of the test split a short sentence is built from its attributes, and its map is
-# compared with its box in two ways:
+# A map that looks right proves nothing, for one tends to show those that do. The phantom knows where it drew each
+# finding, so we can count. This is called **grounding**. For every finding of the test split a short sentence is
+# built from its attributes. Its map is compared with its box in two ways:
 #
 # * **pointing game**: does the hottest patch touch the box?
-# * **IoU** (intersection over union): the n hottest patches against the n patches that the box covers, n being the
-#   size of the box. The size is given away, the place is not.
+# * **IoU** (intersection over union): the box covers n patches, so take the n hottest. How many patches are in both,
+#   of those that are in either? The size is given away, the place is not.
 #
-# Beside each stands its **chance**: what a random order of the patches would get, which for a large box is a lot. And a
-# second control: the same images with the words of *another* finding. A map that only knows where chests are
+# Beside each stands its **chance**, what a random order of the patches would get. For a large box that is a lot. A
+# second control takes the same images with the words of *another* finding. A map that only knows where chests are
 # interesting does just as well with the wrong words.
 
 # %%
@@ -304,7 +302,7 @@ prompts = [prompt(finding) for finding in boxes.itertuples()]
 print(len(boxes), "findings with a box, for example:", prompts[:3])
 
 # %% [markdown]
-# The boxes are fractions of the image as it was drawn; the model sees it **letterboxed**, with black bars where it is
+# The boxes are fractions of the image as it was drawn. The model sees it **letterboxed**, with black bars where it is
 # not square. So the boxes must be moved, or everything would be measured in the wrong place.
 
 # %%
@@ -335,11 +333,11 @@ if len(boxes):
     }
 
 # %% [markdown]
-# **Picture.** A few of them, drawn by lot, not by looks: the map for the sentence above each image; the blue frame is
-# the box. All ten have one scale.
+# **Picture.** A few of them, drawn by lot, not by looks. Each shows the map for the sentence above it. The blue frame
+# is the box. All have one scale.
 #
-# **By hand.** The pointing game is a few lines: find the hottest patch, look whether the box reaches into it. **Check**
-# against the library, for every box.
+# **By hand.** The pointing game is a few lines: find the hottest patch, and look whether the box reaches into it.
+# **Check** against the library, for every box.
 
 
 # %%
@@ -369,7 +367,8 @@ if len(boxes):
     print("the same", len(by_hand), "times")
 
 # %% [markdown]
-# All findings together. The intervals resample patients, for two findings of one patient are no independent witnesses.
+# Now all findings together. The intervals resample patients, for two findings of one patient are no independent
+# witnesses.
 #
 # **Claim:** The hottest patch of a trained MbA map touches the finding more often than chance and than with the words
 # of another finding.
@@ -415,12 +414,12 @@ if len(boxes):
     display(figure)
 
 # %% [markdown]
-# Read the figure with its gray marks. A long tube has a large box, and much that points anywhere near the middle
-# touches it; a nodule covers a patch or two. What counts is the distance to chance, and to the open diamonds: the same
-# images asked with the wrong words.
+# Read the figure with its gray marks. A long tube has a large box, and whatever points near the middle touches it. A
+# nodule covers a patch or two. What counts is the distance to chance, and to the open diamonds: the same images with
+# the wrong words.
 #
-# **Exercise.** Which control is harder to beat, chance or the wrong words? Think of all effusions lying low and all
-# pacemakers lying high. Then predict how far a *fixed* map gets that ignores image and text: the mean of all maps.
+# **Exercise.** Which control is harder to beat, chance or the wrong words? Mind that all effusions lie low and all
+# pacemakers lie high. Then predict how far a *fixed* map gets that ignores image and text: the mean of all maps.
 
 # %% tags=["solution"]
 if len(boxes):
@@ -436,9 +435,9 @@ if len(boxes):
 # %% [markdown]
 # ## 4. And for my image?
 #
-# The upload above reads PNG, JPEG (8 or 16 bit, gray or colour) and DICOM, whichever photometric interpretation; the
-# longer side is fitted to the model's input, the aspect ratio kept. What it cannot read, it names in the line below the
-# inputs. The same from Python, here with an image of the gallery as the file:
+# The upload above reads PNG, JPEG (8 or 16 bit, gray or colour) and DICOM. It fits the longer side to the model's
+# input and keeps the aspect ratio. What it cannot read, it names in the line below the inputs. The same can be done
+# from Python, here with an image of the gallery as the file:
 #
 # **By hand.** Read, letterbox, encode, compare. **Check** against the library, and against the vector that the index
 # holds for this image.
@@ -459,8 +458,8 @@ for hit in mba.index.search(feature, k=3, among="texts", per="report"):
     print(f"{hit.rank}. {hit.score:.3f} {hit.report[:90]}")
 
 # %% [markdown]
-# **Exercise.** Turn an image around, left to right, as in a mirror. The heart and the stomach bubble are now on the
-# wrong side, too: the model has never seen the like, for training never flips images. Predict: does the search now
+# **Exercise.** Turn an image around, left to right, as in a mirror. Now the heart and the stomach bubble are on the
+# wrong side, too. The model has never seen the like, for training never flips images. Predict: does the search now
 # find reports with the sides exchanged?
 
 
@@ -486,11 +485,13 @@ print(
 #
 # * A search is one matrix product; everything else is showing it honestly.
 # * A score orders what is there. It does not reveal a question that makes no sense.
-# * With MbA the score falls apart into patches and words. That is an explanation of the *score*, not of the disease.
-# * A map is worth what its measurement says: against boxes, beside chance, and beside the wrong words.
+# * With MbA the score falls apart into patches and words. That explains the *score*, not the disease.
+# * A map is worth what its measurement says, against boxes, beside chance and beside the wrong words.
 #
 # None of this is for clinical use. The command line does the same without a notebook:
 # `python -m mcr_lib search --run RUN --data DIR --text "Large left pneumothorax."`
+#
+# Can you answer its [three questions](QUESTIONS.md)?
 #
 # ## References
 #

@@ -16,4 +16,12 @@ from .inputs import gallery, pairs, relative_costs, similarity, token_strips, wa
 from .method import frameworks, gelu_gap, mba_abm, two_orders
 from .retrieval import by_depth, cumulative, films, gallery_sizes, intervals, recalls, top_reports
 from .style import Picture, hide, png, to_gray
-from .training import forces, guesses, loss_curves, reconstruction, schedule, stacked_costs
+from .training import (
+    forces,
+    guesses,
+    loss_curves,
+    recall_over_cost,
+    reconstruction,
+    schedule,
+    stacked_costs,
+)

@@ -156,13 +156,13 @@ def _draw_tensor(
 def gelu_gap(inputs: Tensor, unit: int) -> Picture:
     """Why a curve between mapping and averaging makes a difference.
 
-    inputs (L, H): what enters the H hidden units of F for L local features. Left: one unit on the curve; right: all
+    inputs (L, H): what enters the H units of F for L local features. Left: one unit on the curve; right: all
     units.
     """
     inputs = inputs.detach().float().cpu()
     alt = (
         "Left: on the curve of GELU the mean of the values lies above the value "
-        "of the mean. Right: the same for all hidden units"
+        "of the mean. Right: the same for all units"
     )
     picture, axes = new_picture(3.6, 1, 2, alt=alt)
     _draw_one_unit(axes[0, 0], inputs[:, unit])
@@ -175,7 +175,7 @@ def gelu_gap(inputs: Tensor, unit: int) -> Picture:
     grey = dict(color=COLOURS["chance"], linewidth=1.2, linestyle=BROKEN)
     sns.lineplot(x=ends, y=ends, ax=ax, label="no difference", **grey)
     ax.set(xlabel="AbM: GELU of the mean", ylabel="MbA: mean of the GELUs")
-    ax.set_title("all hidden units", fontsize=10.5)
+    ax.set_title("all units", fontsize=10.5)
     for ax in axes[0]:
         ax.legend(fontsize=8.5)
     return picture
@@ -193,7 +193,7 @@ def _draw_one_unit(ax: Axes, x: Tensor) -> None:
     mba, abm = float(functional.gelu(x).mean()), float(functional.gelu(x.mean()))
     ax.plot(mean, mba, "D", color=COLOURS["mba"], markersize=10, label="MbA: mean of the GELUs")
     ax.plot(mean, abm, "s", color=COLOURS["abm"], markersize=10, label="AbM: GELU of the mean")
-    ax.set(xlabel="input of one hidden unit of F", ylabel="its output")
+    ax.set(xlabel="input of one unit of F", ylabel="its output")
     ax.set_title("one unit", fontsize=10.5)
 
 

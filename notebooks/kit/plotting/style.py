@@ -5,7 +5,9 @@ Not here: any picture of its own; patches that light up (kit/markup.py).
 
 from __future__ import annotations
 
+import base64
 import io
+from html import escape
 
 import matplotlib
 import numpy as np
@@ -82,9 +84,10 @@ class Picture(Figure):
     alt = ""
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        shown = {"image/png": png(self, dpi=110, bbox_inches="tight")}
-        shown["text/plain"] = self.alt or "figure"
-        return shown, {"image/png": {"alt": self.alt}}
+        drawn = base64.b64encode(png(self, dpi=110, bbox_inches="tight")).decode()
+        # JupyterLab gives an image/png no alt text, and prefers HTML to it
+        html = f'<img alt="{escape(self.alt)}" src="data:image/png;base64,{drawn}">'
+        return {"text/html": html, "text/plain": self.alt or "figure"}
 
 
 def new_picture(

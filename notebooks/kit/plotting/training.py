@@ -90,6 +90,28 @@ def forces(cosines: Tensor, gradient: Tensor) -> Picture:
     return picture
 
 
+def recall_over_cost(arms: pd.DataFrame, linear: float, chance: float) -> Picture:
+    """RSum over the operations of a training, a mark for each arm: found.recall_over_cost; `linear`: to be cleared."""
+    alt = "RSum over the operations of a training: " + "; ".join(
+        f"{arm.framework}, {arm.budget}: {arm.rsum:.0f} for {arm.operations:.1f}"
+        for arm in arms.itertuples()
+    )
+    picture, axes = new_picture(3.4, width=7.2, alt=alt)
+    ax, markers = axes[0, 0], dict(zip(ARMS, "osD^", strict=True))
+    for arm in arms.sort_values("operations").itertuples():
+        fill = COLOURS[arm.framework] if arm.budget == "equal steps" else "white"
+        look = dict(markerfacecolor=fill, markeredgecolor=COLOURS[arm.framework], markersize=9)
+        label = ARMS[arm.framework] if arm.budget == "equal steps" else None
+        ax.plot(arm.operations, arm.rsum, markers[arm.framework], label=label, **look)
+    for level, name in ((linear, "linear model"), (chance, "chance")):
+        ax.axhline(level, color=COLOURS["chance"], linewidth=1.2, linestyle=BROKEN)
+        beside = dict(xytext=(2, 3), textcoords="offset points", ha="left", fontsize=8)
+        ax.annotate(name, (0, level), **beside)
+    ax.set(xlabel="operations of the training ($10^{12}$)", ylabel="RSum (0–600)", xlim=(0, None))
+    picture.legend(ncols=4, loc="outside lower center", columnspacing=1.2, fontsize=8)
+    return picture
+
+
 def schedule(rates: list[float]) -> Picture:
     """The learning rate of every step."""
     alt = f"The learning rate over {len(rates)} steps: it grows, then falls to zero along half a cosine"
