@@ -50,7 +50,12 @@ def is_dicom(path: Path) -> bool:
     """Whether the file begins as DICOM does, whatever it is called."""
     with path.open("rb") as file:
         start = file.read(132)
-    return start[128:] == b"DICM" or start[:2] in (b"\x02\x00", b"\x08\x00")
+    return preamble(start) > 0 or start[:2] in (b"\x02\x00", b"\x08\x00")
+
+
+def preamble(start: bytes) -> int:
+    """How many bytes a file's first element comes after: 128 and DICM, DICM alone, or none."""
+    return next((at for at in (132, 4) if start[at - 4 : at] == b"DICM"), 0)
 
 
 def read_dicom(path: Path) -> np.ndarray:
@@ -85,8 +90,7 @@ def _open(content: bytes):
     import pydicom
     from pydicom.filereader import read_dataset
 
-    if content[128:132] == b"DICM":
-        content = content[132:]
+    content = content[preamble(content) :]
     file = BytesIO(content)
     meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
     if meta.get("TransferSyntaxUID") == DEFLATED:

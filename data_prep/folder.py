@@ -133,8 +133,11 @@ def finish(
     folder was made, kept in dataset.json; notes: what else to say → how often.
     """
     out, quarantine, columns = Path(out), _printable(quarantine), COLUMNS + (extra or [])
+    kept = [
+        (path, reason.split(": /")[0]) for path, reason in quarantine
+    ]  # no folder of the user's
     with atomic(out / "quarantine.csv") as temporary:
-        guarded(pd.DataFrame(quarantine, columns=["path", "reason"])).to_csv(temporary, index=False)
+        guarded(pd.DataFrame(kept, columns=["path", "reason"])).to_csv(temporary, index=False)
     if len(rows) == 0:
         raise DataError(
             f"no image–report pair is left for {out} {_why_empty(out, funnel, quarantine)}"

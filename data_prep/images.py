@@ -236,6 +236,8 @@ def each(
     `batch` jobs are handed over at a time. A few jobs are done in this process: starting others takes longer.
     """
     jobs = list(jobs)
+    if not jobs:
+        return
     processes = min(processes or cores(), len(jobs) // (8 * batch) + 1)
     if processes <= 1:
         yield from progress((function(*job) for job in jobs), total=len(jobs), desc=label)

@@ -40,6 +40,13 @@ FOREIGN = (  # how files begin that are no table of text
     (b"%PDF", "a PDF"),
     (b"{\\rtf", "a word processor's file"),
     (b"<", "HTML or XML"),
+    (b"PAR1\x15", "Parquet under another name"),
+    (b"\x1f\x8b", "packed (name it .gz)"),
+    (b"BZh9", "packed (name it .bz2)"),
+    (b"\xfd7zXZ", "packed (name it .xz)"),
+    (b"\x28\xb5\x2f\xfd", "packed (name it .zst)"),
+    (b"7z\xbc\xaf", "packed by 7-Zip"),
+    (b"\x04\x22\x4d\x18", "packed by LZ4"),
 )
 UNPACKING = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 UNPACKING += (tarfile.TarError, RuntimeError, NotImplementedError)

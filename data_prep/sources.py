@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from . import raw_table
@@ -21,15 +22,16 @@ TEXT_POLICIES = (  # the first is the default
     "impression",
     "longest",
 )
-NOTHING = re.compile(  # how databases, R, Python and Excel write no value, and de-identification a lost word
-    r"(?<![\w\\#])(?:\\N|\#N/?A|\#NAME\?|\#VALUE!|\#REF!|\#DIV/0!|\#NUM!|\#NULL!|<NA>"
-    r"|null|nan|nat|none|nil|n/a|na|x{2,})(?!\w)",
+NOTHING = re.compile(  # how databases, R, C, Python, Excel and people write no value; how a lost word is written
+    r"(?<![\w\\#])(?:\\N|\#N/?A|\#NAME\?|\#VALUE!|\#REF!|\#DIV/0!|\#NUM!|\#NULL!|1\.\#(?:QNAN|SNAN|IND|INF)"
+    r"|<NA>|&nbsp;|_x000D_|null|nan|nat|none|nil|n[/\\]a|n\.a|na|undefined|unknown|missing|empty"
+    r"|not (?:available|applicable|provided|recorded)|no (?:report|text|data|value)|x{2,})(?!\w)",
     re.IGNORECASE,
 )
 LETTER = re.compile(r"[^\W\d_]")
 LONG_WORD = re.compile(
-    r"[^\W\d_xX]{6}"
-)  # which no word for nothing is: most texts need no closer look
+    r"[^\W\d_xX]{11}"
+)  # none of these is so long: most texts need no closer look
 LIST_ITEM = re.compile(r"""'([^']*)'|"([^"]*)"|([^\s,'"][^,'"]*)""")
 
 
@@ -94,6 +96,13 @@ def read_table(
 def _read_parquet(path: Path, origin: str) -> pd.DataFrame:
     try:
         table = read_parquet(path, origin, trusted=False)
+        for name in table.select_dtypes(
+            "floating"
+        ):  # numbers that have lost digits: a rounded id is none
+            column = table[name]
+            is_lost = column.abs() >= 2.0 ** (np.finfo(column.dtype).nmant + 1)
+            if is_lost.any():
+                table[name] = column.astype(object).where(~is_lost, column.map("{:.16E}".format))
         # a missing value must not turn 123 into 123.0
         table = table.convert_dtypes()
     except DamagedFile as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .dicom import DEFLATED, is_dicom
+from .dicom import DEFLATED, is_dicom, preamble
 from .gray import MAX_BYTES
 from .images import each
 from .patients import normal_id
@@ -53,12 +53,15 @@ def _read_header(path: Path, keywords: list[str]):
 
     only = {"force": True, "stop_before_pixels": True, "specific_tags": keywords}
     with path.open("rb") as file:
-        file.seek(132 if file.read(132)[128:] == b"DICM" else 0)
+        begin = preamble(file.read(132))
+        file.seek(begin)
         meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
         if meta.get("TransferSyntaxUID") == DEFLATED:
             content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), MAX_BYTES)
             return pydicom.dcmread(BytesIO(content), **only)
-    return pydicom.dcmread(path, **only)
+        file.seek(begin)
+        # pydicom knows no DICM that comes first; of the others it reads no more than is asked for
+        return pydicom.dcmread(BytesIO(file.read()) if begin == 4 else path, **only)
 
 
 def _as_text(value) -> str:

@@ -171,7 +171,8 @@ def test_a_header_is_read_however_it_is_written(tmp_path):
     dataset.save_as(tmp_path / "deflated", enforce_file_format=True)
     cut = tmp_path / "cut"
     cut.write_bytes(plain.read_bytes()[:-1000])
-    for name in ("plain", "bare", "deflated", "cut"):
+    (tmp_path / "no padding").write_bytes(plain.read_bytes()[128:])
+    for name in ("plain", "bare", "no padding", "deflated", "cut"):
         found = tags.read_tags(tmp_path / name, TAGS)
         assert found == expected | {"ViewCodeSequence": ""}, name
         assert tags.view_of(found) == "lateral"

@@ -243,7 +243,9 @@ def test_mimic_tables_with_rows_that_are_none(root):  # noqa: F811
 NOTHING = [
     "", " ", "nan", "NaN", "nan nan", "nan\nnan", "None", "None.", "None None", "null", "(null)", "[NULL]",
     r"\N", "#NAME?", "#N/A", "#VALUE!", "#DIV/0!", "N/A", "n/a", "NA", "<NA>", "NaT", "nil", "XXXX.",
-    "XXXX XXXX XXXX.", "xx", "1.", "1. 2.", "-", "--", "___", ".", "?", "0",
+    "XXXX XXXX XXXX.", "xx", "1.", "1. 2.", "-", "--", "___", ".", "?", "0", "n.a.", "N.A. N.A.", "undefined",
+    "Unknown.", "missing", "empty", "not available", "No report.", "1.#QNAN", "-1.#IND", "&nbsp;", "_x000D_", r"N\A",
+    "not provided",
 ]  # fmt: skip
 SOMETHING = [
     "No.",
@@ -254,6 +256,8 @@ SOMETHING = [
     "双肺",
     "1. None of these.",
     "T1",
+    "No report of pain.",
+    "Unknown opacity.",
 ]
 
 

@@ -89,6 +89,20 @@ def test_ids_that_a_spreadsheet_has_rounded_are_no_patient(tmp_path):
     assert left_out.reason.str.contains("has lost its digits").sum() == 2
 
 
+@pytest.mark.parametrize(
+    "kind, first", [("float64", 2**53), ("float32", 2**24), ("float16", 2**11)]
+)
+def test_numbers_of_parquet_that_have_lost_digits_are_no_ids(tmp_path, kind, first):
+    """The second patient is stored as the first."""
+    ids = pd.Series([first, first + 1, first // 2, first // 2 + 1]).astype(kind)
+    table = pd.DataFrame({"image": [write(tmp_path / f"{i}.png", i) for i in range(4)]})
+    table.assign(patient_id=ids, report="Clear lungs.").to_parquet(tmp_path / "t.parquet")
+    out = tmp_path / "out"
+    assert main(["csv", "--table", str(tmp_path / "t.parquet"), "--out", str(out)]) == 0
+    assert set(folder.read(out).patient_id) == {str(first // 2), str(first // 2 + 1)}
+    assert (out / "quarantine.csv").read_text().count("is rounded") == 2
+
+
 def test_two_spellings_in_two_splits_of_the_table_are_refused(tmp_path, capsys):
     images = [write(tmp_path / f"{i}.png", i) for i in range(2)]
     rows = {"image": images, "patient_id": ["P1", "p1"], "split": ["train", "test"]}

@@ -77,6 +77,10 @@ def without_preamble(path):
     path.write_bytes(path.read_bytes()[132:])
 
 
+def without_padding(path):
+    path.write_bytes(path.read_bytes()[128:])
+
+
 def with_comma(path):
     """Decimal commas, which pydicom does not write."""
     path.write_bytes(path.read_bytes().replace(b"2000.5", b"2000,5").replace(b"2400.5", b"2400,5"))
@@ -96,6 +100,7 @@ WHOLE = {  # the drawing with nothing covered
     "a slope": ({"RescaleSlope": 2, "RescaleIntercept": -1000}, None),
     "a slope of nothing": ({"RescaleSlope": 0, "RescaleIntercept": 0}, None),
     "no preamble": ({}, without_preamble),
+    "DICM at the very beginning": ({}, without_padding),
     "no modality": ({"Modality": ""}, None),
     "CR": ({"Modality": "CR"}, None),
 }

@@ -8,6 +8,7 @@ import lzma
 import tarfile
 import zipfile
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -176,6 +177,12 @@ def zstandard(content: bytes) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def parquet() -> bytes:
+    sink = io.BytesIO()
+    pd.DataFrame({"image": ["a.png"]}).to_parquet(sink)
+    return sink.getvalue()
+
+
 PACKERS = {
     "t.csv.gz": gzip.compress,
     "t.csv.bz2": bz2.compress,
@@ -210,6 +217,11 @@ def test_packed_tables_and_damaged_ones(write, name):
         (zipped(b"", "xl/workbook.xml"), "Excel workbook"),
         (b"\xd0\xcf\x11\xe0....", "old Excel workbook"),
         (b"<html><table>", "HTML"),
+        (gzip.compress(b"image,patient_id"), r"packed \(name it .gz\)"),
+        (bz2.compress(b"image,patient_id"), r"packed \(name it .bz2\)"),
+        (lzma.compress(b"image,patient_id"), r"packed \(name it .xz\)"),
+        (zstandard(b"image,patient_id"), r"packed \(name it .zst\)"),
+        (parquet(), "Parquet under another name"),
         (b"image,report\na,b\n", r"lacks the column\(s\) patient_id"),
         (b"image,patient_id,image\na,b,c\n", "column image twice"),
         (b"image,patient_id\nimg/1.png,7\nimg/2.png\n", "line 3: 1 columns"),
