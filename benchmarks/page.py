@@ -25,7 +25,7 @@ from mcr_lib import paper
 
 TEMPLATES = ROOT / "benchmarks" / "templates"
 SEARCH = ("00_start_here", "films")  # notebook and figure: what a sentence finds
-MAIN_STUDIES = ("study_phantom", "study_openi")  # whose verdicts are shown in one look
+MAIN_STUDIES = {"phantom": "study_phantom", "Open-i": "study_openi"}  # their verdicts in one look
 WAYS = {"image_to_text": "image → report", "text_to_image": "report → image"}
 NEEDS_SCRIPT = "application/vnd.jupyter.widget-view+json"
 FIGURES = {  # of a study, in this order where they are there → caption
@@ -182,7 +182,7 @@ def _read_recall(out: Path) -> dict | None:
 
 def _read_verdicts(own: dict[str, Path]) -> dict:
     """The claims in few words, a column of verdicts for each study: this run's and the main committed ones."""
-    there = {f"{name}.json": RESULTS / f"{name}.json" for name in MAIN_STUDIES}
+    there = {data: RESULTS / f"{name}.json" for data, name in MAIN_STUDIES.items()}
     studies = own | {name: path for name, path in there.items() if path.exists()}
     rows = {name: short.short_rows(tables.read_judged(path)) for name, path in studies.items()}
     lines = [

@@ -34,6 +34,7 @@ def sentences(text: str) -> list[list[str]]:
         cells = re.findall(r"^# %% \[markdown\]\n(.*?)(?=^# %%|\Z)", text, re.M | re.S)
         text = "\n\n".join(re.sub(r"^# ?", "", cell, flags=re.M) for cell in cells)
     text = re.sub(r"```.*?```|<!--.*?-->", "\n\n", text, flags=re.S)
+    text = re.sub(r"</?\w+>", "", text)
     text = re.sub(r"^(\||#).*$", "\n", text, flags=re.M)  # tables and headings
     text = re.sub(r"!\[[^]]*\]\([^)]*\)", "", text)
     text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text)

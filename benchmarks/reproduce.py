@@ -104,7 +104,8 @@ def reproduce(
     ran = _run_notebooks(lesson.out, parameters)
     about |= {"notebooks took": _minutes_since(start), **environment()}
     took = {notebook["name"]: round(notebook["seconds"], 1) for notebook in ran}
-    write_json(lesson.out / "notebooks.json", {**about, **provenance(), "seconds": took})
+    ran_as = {"profile": profile, "data": about["data"], "seconds": took}
+    write_json(lesson.out / "notebooks.json", provenance(command) | ran_as)
     write_page(lesson.out, about, ran)  # whatever becomes of the rest, this much can be read
     say(LINEAR)
     write_json(lesson.out / "baselines.json", measure_baselines(lesson.data))

@@ -130,6 +130,8 @@ def test_sections_pictures_checks_and_exercises(path):
     ):  # nothing of it is seen before it is opened: not its first line, not what it prints
         assert cell.metadata.jupyter == {"source_hidden": True, "outputs_hidden": True}
         assert cell.source.startswith(f"{derive.FOLD}\n")
+    (imports,) = cells(path, "code", "imports")  # what it imports is not what it teaches
+    assert imports.metadata.jupyter == {"source_hidden": True}
     assert text.count("**Check") >= 2 and re.search(
         r"assert|torch\.equal", "\n".join(cell.source for cell in cells(path, "code"))
     ), "the hand version is compared with the library's"
@@ -221,7 +223,7 @@ def test_no_measured_number_is_typed_into_the_text(path):
 
 
 QUESTIONS = (ROOT / "notebooks" / "QUESTIONS.md").read_text(encoding="utf-8")
-ANSWER = re.compile(r"^\d\. (.+?)\n.*?> (.+?)\n\n   Section (.+?), profile `(\w+)`", re.M | re.S)
+ANSWER = re.compile(r"^\d\. (.+?)\n.*?^   > (.+?)\n\n   Section (.+?), profile `(\w+)`", re.M | re.S)
 
 
 @each_notebook

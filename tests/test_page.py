@@ -128,6 +128,14 @@ def test_a_notebook_page_folds_solutions_and_names_no_path_of_this_machine(tmp_p
     assert "/home/me" not in text and "profile" not in text
 
 
+def test_imports_are_folded_like_solutions(tmp_path):
+    cell = nbformat.v4.new_code_cell("import this_library", metadata={"tags": ["imports"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "x.ipynb")
+    page.write_notebook_page(tmp_path / "x.ipynb", tmp_path / "x.html")
+    text = (tmp_path / "x.html").read_text()
+    assert re.search(r"<details><summary>Imports</summary>.*this_library.*?</details>", text, re.S)
+
+
 def test_links_between_lessons_lead_to_their_pages(tmp_path):
     (tmp_path / "GLOSSARY.md").write_text("see [01](01_masking.ipynb) and [us](https://x.org/a.md)")
     page.write_text_page(tmp_path / "GLOSSARY.md", tmp_path / "GLOSSARY.html")

@@ -34,7 +34,7 @@ from kit.lesson import Lesson
 
 lesson = Lesson.begin("00_start_here")
 
-# %%
+# %% tags=["imports"]
 import time
 
 import numpy as np
@@ -198,13 +198,15 @@ lesson.answer(
 # %% [markdown]
 # ## 3. What happens to one pair?
 #
-# The image is cut into squares, its **patches**. The **encoders** E_v (image) and E_r (report) turn each patch and
-# each token into a vector, its **local feature**: f^v and f^r. A small network F **maps** every local feature into
-# the **common space**, where images and reports can be compared. There the local features are averaged and brought to
-# length 1. That gives one vector for the image, S^v, and one for the report, S^r.
+# The image is cut into squares, its **patches**. The **encoders** E<sub>v</sub> (image) and E<sub>r</sub> (report)
+# turn each patch and each token into a vector, its **local feature**: f<sup>v</sup> and f<sup>r</sup>. A small
+# network F **maps** every local feature into the **common space**, where images and reports can be compared. There
+# the local features are averaged and brought to length 1. That gives one vector for the image, S<sup>v</sup>, and one
+# for the report, S<sup>r</sup>.
 #
 # The input is always **masked**: half of the image and a quarter of the report's words are **hidden**, as the paper
-# has it. The **decoders** D_v and D_r must rebuild what was hidden from the local features of what was seen.
+# has it. The **decoders** D<sub>v</sub> and D<sub>r</sub> must rebuild what was hidden from the local features of
+# what was seen.
 #
 # To average is one way to **aggregate**, to make one vector of many (the key `pooling` of the configuration). The
 # profile `demo` trains with another, the largest value of each channel. In this notebook it is the mean in every
@@ -269,8 +271,8 @@ lesson.claim(
 )
 
 # %% [markdown]
-# D_v answers for hidden patches only, and D_r for hidden words only. Nothing else counts in a loss, so nothing else
-# is computed at the end.
+# D<sub>v</sub> answers for hidden patches only, and D<sub>r</sub> for hidden words only. Nothing else counts in a
+# loss, so nothing else is computed at the end.
 #
 # **Picture.** The same tensors. What is hidden is pale blue. Each row of a map is one local feature: orange is
 # positive, purple negative. A vertical stripe means that all rows say the same here. An untrained encoder has many.
@@ -319,8 +321,9 @@ lesson.answer(
 # %% [markdown]
 # ## 4. What is the model asked to do?
 #
-# It has three tasks at once: tell the pairs of a batch apart (L_vrc), rebuild the hidden pixels (L_mim), rebuild the
-# hidden words (L_mrm). Before training we know what each loss must be near, because we know what guessing costs:
+# It has three tasks at once: tell the pairs of a batch apart (L<sub>vrc</sub>), rebuild the hidden pixels
+# (L<sub>mim</sub>), rebuild the hidden words (L<sub>mrm</sub>). Before training we know what each loss must be near,
+# because we know what guessing costs:
 #
 # * among N reports, guessing costs log N;
 # * patches are normalised to variance 1 before they are compared, so answering "flat gray" costs 1;
@@ -352,9 +355,9 @@ lesson.table(
 # An untrained model is clearly better than guessing in none of the three. Where it is worse, it has an opinion, and
 # the opinion is wrong.
 #
-# **Picture.** How similar each image is to each report. The measure is the **cosine** of S^v and S^r: both have
-# length 1, so it is the sum of their products, channel by channel. A **true pair**, an image with its own report,
-# stands on the diagonal.
+# **Picture.** How similar each image is to each report. The measure is the **cosine** of S<sup>v</sup> and
+# S<sup>r</sup>: both have length 1, so it is the sum of their products, channel by channel. A **true pair**, an image
+# with its own report, stands on the diagonal.
 
 # %%
 cosines = output.image_features @ output.text_features.T

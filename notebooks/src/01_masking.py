@@ -28,7 +28,7 @@ from kit.lesson import Lesson
 
 lesson = Lesson.begin("01_masking")
 
-# %%
+# %% tags=["imports"]
 import tempfile
 from collections import Counter, defaultdict
 from itertools import pairwise

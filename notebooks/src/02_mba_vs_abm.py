@@ -33,7 +33,7 @@ from kit.lesson import Lesson
 
 lesson = Lesson.begin("02_mba_vs_abm")
 
-# %%
+# %% tags=["imports"]
 import copy
 
 import numpy as np

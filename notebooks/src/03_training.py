@@ -29,7 +29,7 @@ from kit.lesson import Lesson
 
 lesson = Lesson.begin("03_training")
 
-# %%
+# %% tags=["imports"]
 import json
 import math
 

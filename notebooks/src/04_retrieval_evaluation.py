@@ -31,7 +31,7 @@ from kit.lesson import Lesson
 
 lesson = Lesson.begin("04_retrieval_evaluation")
 
-# %%
+# %% tags=["imports"]
 import re
 from collections import Counter
 
@@ -490,8 +490,8 @@ lesson.table(
 # * Bootstrap patients, not images. Compare models patient by patient.
 # * A model is to be put beside chance *and* beside the simplest method that could work.
 #
-# Next: [05_modality_gap](05_modality_gap.ipynb) looks at where the vectors lie; [06_explore](06_explore.ipynb) lets you
-# ask with your own words.
+# Next: [05_modality_gap](05_modality_gap.ipynb) looks at where the vectors lie; [06_explore](06_explore.ipynb) lets
+# you ask with your own words.
 #
 # Can you answer its [three questions](QUESTIONS.md)?
 #

@@ -33,7 +33,7 @@ from kit.lesson import Lesson
 
 lesson = Lesson.begin("05_modality_gap")
 
-# %%
+# %% tags=["imports"]
 import numpy as np
 import pandas as pd
 import torch

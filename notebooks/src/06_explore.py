@@ -30,7 +30,7 @@ from kit.lesson import Lesson
 
 lesson = Lesson.begin("06_explore")
 
-# %%
+# %% tags=["imports"]
 import numpy as np
 import pandas as pd
 import torch

@@ -2,8 +2,8 @@
 
 The .py text (cells start with `# %%`) is what one edits and reviews; the .ipynb holds the same cells, no outputs and
 only the metadata a reader's Jupyter needs, so that it is byte-identical whenever and wherever it is derived.
-Cells tagged `solution` are folded with their output, and begin with a line that gives nothing away. A notebook that
-holds somebody's outputs or own cells is not overwritten.
+Cells tagged `solution` are folded with their output, and begin with a line that gives nothing away; those tagged
+`imports` are folded, too. A notebook that holds somebody's outputs or own cells is not overwritten.
 Not here: running them (papermill does), what their text must keep (tests), the reader's copies (kit/lab.py).
 """
 
@@ -21,6 +21,7 @@ METADATA = {
 }
 # what a folded cell shows of itself is its first line
 FOLD = "# Solution: a click on the bar at the left opens it, another one what it prints"
+IMPORTS = "# Imports: a click on the bar at the left opens them"
 
 
 def derive(source: Path) -> str:
@@ -33,6 +34,9 @@ def derive(source: Path) -> str:
         if "solution" in tags:
             cell.metadata["jupyter"] = {"source_hidden": True, "outputs_hidden": True}
             cell.source = f"{FOLD}\n{cell.source}"
+        elif "imports" in tags:
+            cell.metadata["jupyter"] = {"source_hidden": True}
+            cell.source = f"{IMPORTS}\n{cell.source}"
     notebook.metadata, notebook.nbformat, notebook.nbformat_minor = METADATA, 4, 5
     nbformat.validate(notebook)
     return nbformat.writes(notebook, indent=1, ensure_ascii=False).rstrip("\n") + "\n"
