@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_recovery import arguments, call, small_disk  # noqa: F401 (a fixture)
+from test_recovery import arguments, call, said, small_disk  # noqa: F401 (a fixture)
+from test_study import with_costs
 from test_trainer import assert_same_weights
 
+from benchmarks.study import __main__ as study_command
 from benchmarks.study.runs import run_study
+from data_prep.commands import run_app
 from data_prep.run_files import PICTURES
 from mcr_lib.config import resolve
 from mcr_lib.evaluate import evaluate_run
@@ -217,6 +220,57 @@ def test_a_disk_that_is_full_at_any_stage(name, trained, phantom, small_disk, ca
     elif name == "search":
         (index,) = (path for path in (disk / "run" / "index").iterdir() if path.is_dir())
         assert len(Index.load(index))
+
+
+def test_a_study_on_a_disk_that_is_full_at_any_stage(
+    phantom,
+    small_disk,  # noqa: F811
+    tmp_path,
+    capsys,
+):
+    """The same command, with ever more room: one line each time, nothing half, and in the end the undisturbed study."""
+    disk, remount = small_disk
+
+    def call_study(out: Path) -> tuple[int, list[str]]:
+        settings = [
+            x
+            for pair in (SHORT | {"steps": 2}).items()
+            for x in ("--set", "=".join(map(str, pair)))
+        ]
+        line = [
+            "--data",
+            phantom,
+            "--out",
+            out,
+            "--arms",
+            "null-mba",
+            "--seeds",
+            1,
+            "--profile",
+            "smoke",
+            *settings,
+        ]
+        status = run_app(
+            study_command.app, "benchmarks.study", [*map(str, line), "--device", "cpu"]
+        )
+        return status, said(capsys.readouterr().err, "benchmarks.study")
+
+    alone = with_costs(tmp_path / "alone")
+    assert call_study(alone) == (0, [])
+    full = with_costs(disk / "study")
+    shutil.copy2(alone / "baselines.json", full)  # of another machine, as the costs
+    need, failures = sum(path.stat().st_blocks * 512 for path in alone.rglob("*")), set()
+    for share in (0, 0.01, 0.05, 0.3, 0.6, 0.95, 0.99, 1.01, 1.05, 1.5):
+        remount(f"size={max(32768, int(share * need))}")
+        status, lines = call_study(full)
+        left = [path for path in disk.rglob("*") if path.name.endswith((".tmp", ".new", ".old"))]
+        assert not left
+        if status == 0:
+            break
+        assert len(lines) == 1 and "space" in lines[0], lines
+        failures.add(lines[0].split(": ")[1])
+    assert status == 0 and len(failures) > 1, failures
+    assert content(full) == content(alone)
 
 
 def resume(run: Path) -> list[str]:

@@ -107,6 +107,12 @@ def test_equal_noise_keeps_the_first_patches():
     assert ids_removed[1].tolist() == list(range(150, 300))
 
 
+def test_equal_noise_masks_the_first_tokens():
+    ids = torch.arange(5, 305)[None]
+    positions = mask_report(ids, torch.ones_like(ids), torch.zeros(1, 300), 0.5, 4, SPECIAL)[1]
+    assert positions[0].tolist() == list(range(149))
+
+
 def test_a_place_is_kept_for_one_token_where_none_is_masked():
     ids = torch.tensor([[2, 7, 8, 3]])
     for ratio in (0.0, 0.2):

@@ -34,11 +34,10 @@ from mcr_lib.run import train_run
 from mcr_lib.trainer import TrainingStopped
 
 
-def said(stderr: str) -> list[str]:
-    """The lines mcr_lib itself says, without progress bars and what torchrun adds."""
-    return [
-        line for line in stderr.replace("\r", "\n").splitlines() if line.startswith("mcr_lib: ")
-    ]
+def said(stderr: str, name: str = "mcr_lib") -> list[str]:
+    """The lines the command itself says, without progress bars and what torchrun adds."""
+    lines = stderr.replace("\r", "\n").splitlines()
+    return [line for line in lines if line.startswith(f"{name}: ")]
 
 
 def call(capsys, *arguments) -> tuple[int, str, list[str]]:

@@ -32,6 +32,7 @@ from data_prep.folder import read as read_folder
 from data_prep.provenance import provenance
 from mcr_lib.config import ConfigError, RunConfig, read_config, resolve
 from mcr_lib.data import usable_rows
+from mcr_lib.engine.checkpoint import CheckpointError
 from mcr_lib.engine.run_folder import RunError
 from mcr_lib.run import train_run
 from mcr_lib.trainer import TrainingStopped
@@ -284,7 +285,7 @@ def _train(run: PlannedRun, data: Path, device: torch.device, command: str) -> N
             callbacks=[keep_middle_gap(data, run.folder, device)],
             command=command,
         )
-    except TrainingStopped as stopped:
-        raise TrainingStopped(
+    except (TrainingStopped, CheckpointError) as stopped:
+        raise type(stopped)(
             f"{run.arm.name}, seed {run.seed}: {stopped} (for a study: the same command again)"
         ) from None
