@@ -136,8 +136,9 @@ class Trainer:
         key = np.random.SeedSequence([self.config.seed, self.step, distributed.rank(), number])
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         dtype = self.autocast_dtype
-        # on a CPU in bf16 fused attention's backward takes several times that of plain products
+        # a CPU's fused attention is slow in bf16, its backward most: there plain products, in bf16
         kernels = [SDPBackend.MATH] if self.device.type == "cpu" and dtype is not None else FUSED
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
         autocast = torch.autocast(self.device.type, dtype, enabled=dtype is not None)
         with autocast, sdpa_kernel(kernels):
             return self.model(part)
@@ -195,8 +196,7 @@ class Trainer:
         about |= {"step": step, "pair_ids": self.batches.pair_ids(step - 1)}
         distributed.run_on_main(lambda: write_json(where, about))
         what = f"the loss, its gradient or a feature is not finite at step {step}"
-        rate = self.config.learning_rate
-        advice = f"or start another run with a lower learning_rate (now {rate})"
+        advice = f"or start another run with a learning_rate below {self.config.learning_rate}"
         raise TrainingStopped(
             f"{what}; the pairs of that step are in {where}. The last checkpoint is from before: "
             f"look at these pairs, {advice}"
