@@ -195,27 +195,27 @@ def _check_mimic_jpg(directory: Path, findings: Findings) -> None:
     on_disk = {path.stem for path in directory.glob("files/p1?/p*/s*/*.jpg")}
     findings.count("images in files/", len(on_disk), MIMIC_IMAGES)
     if there["split"]:
-        try:
-            split = read_table(
-                mimic_cxr.table_path(directory, "split"), ["dicom_id", "split"], origin
-            )
-        except DataError as error:
-            return findings.problem(str(error))
-        for name, expected in MIMIC_SPLIT.items():
-            findings.count(
-                f"images of split {name} (about)", int((split.split == name).sum()), expected
-            )
-        absent = set(split.dicom_id) - on_disk
-        if absent:
-            findings.problem(
-                f"{len(absent):,} image(s) of the split table are not in files/ — from {origin}"
-            )
+        _check_mimic_split(directory, on_disk, origin, findings)
     if _has_reports(directory):
         _check_mimic_reports(directory, findings)
     else:
         print(
             "reports  not here; mimic-cxr-reports.zip — from MIMIC-CXR on PhysioNet (credentialed)"
         )
+
+
+def _check_mimic_split(directory: Path, on_disk: set[str], origin: str, findings: Findings) -> None:
+    try:
+        split = read_table(mimic_cxr.table_path(directory, "split"), ["dicom_id", "split"], origin)
+    except DataError as error:
+        return findings.problem(str(error))
+    for name, expected in MIMIC_SPLIT.items():
+        count = int((split.split == name).sum())
+        findings.count(f"images of split {name} (about)", count, expected)
+    absent = set(split.dicom_id) - on_disk
+    if absent:
+        what = f"{len(absent):,} image(s) of the split table are not in files/"
+        findings.problem(f"{what} — from {origin}")
     return None
 
 
@@ -235,11 +235,10 @@ def _check_openi(directory: Path, findings: Findings) -> None:
     try:
         found = openi.find_images(directory, quarantine)
         findings.count("images", len(found), OPENI_IMAGES)
+        if studies:
+            with_image = {uid for uid, _ in found.values()}
+            print(f"{len(set(studies) - with_image):,} report(s) without an image")
     except DataError as error:
-        return findings.problem(f"{error} — from NLMCXR_png.tgz, openi.nlm.nih.gov")
-    if studies:
-        with_image = {uid for uid, _ in found.values()}
-        print(f"{len(set(studies) - with_image):,} report(s) without an image")
+        findings.problem(f"{error} — from NLMCXR_png.tgz, openi.nlm.nih.gov")
     for name, reason in quarantine:
         findings.problem(f"{name}: {reason}")
-    return None

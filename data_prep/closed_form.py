@@ -5,12 +5,37 @@ Pure functions of arrays, used by the linear encoders (mcr_lib/linear.py) and th
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 from sklearn.cluster import MiniBatchKMeans
+from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 WHITENING = 0.1  # added to the variances of windows
 MOST_WINDOWS = 200_000
+SPREAD = np.array([0.15, 0.15, 0.1, 0.15, 0.06])  # of the moves that are tried: zooms, shifts, turn
+NARROWER, COPIES, MOVE_RIDGE = 0.7, 4, 0.026  # from round to round; of each image; of the variance
+AXES = 400, 200  # principal components of images and of reports
+RIDGE, POWER = (0.3, 0.3), 2.0  # these and AXES: chosen by folds, see benchmarks/recipe.py
+
+
+def learn_moves(look: Callable, count: int, rounds: int, random) -> np.ndarray:
+    """How far an image is off, as a linear function of what one sees of it. All are moved at random,
+    and ridge regression finds the moves again; each round begins where the last one has moved
+    them and moves them less. look(by): moves (N, M) → what is seen then (N, P). → (rounds, P, M)."""
+    by, found = np.zeros((count, len(SPREAD))), []
+    for number in range(rounds):
+        inner = outer = 0.0
+        for _ in range(COPIES):
+            more = random.standard_normal(by.shape) * SPREAD * NARROWER**number
+            seen = look(by + more).astype(float)
+            inner, outer = inner + seen.T @ seen, outer + seen.T @ more
+        ridge = MOVE_RIDGE * COPIES * count * np.eye(len(inner))
+        found.append(np.linalg.solve(inner + ridge, outer))
+        by = by - look(by) @ found[-1]
+    return np.stack(found)
 
 
 def learn_windows(images: np.ndarray, side: int, count: int, floor: float, random) -> tuple:
@@ -55,6 +80,44 @@ def ridge_cca(x: np.ndarray, y: np.ndarray, ridge: tuple[float, float], power: f
     left, correlation, right = np.linalg.svd(whiten_x @ (x.T @ y / len(x)) @ whiten_y)
     k, weight = len(correlation), correlation**power
     return whiten_x @ left[:, :k] * weight, whiten_y @ right[:k].T * weight
+
+
+class ImageSide(NamedTuple):
+    """centre (P,) is taken from a histogram, map (P, k) takes it to the common space."""
+
+    centre: np.ndarray
+    map: np.ndarray
+
+
+class ReportSide(NamedTuple):
+    """known (K,): numbers of the words, rarity (K,) of each; map (K, k), bias (k,): see ImageSide."""
+
+    known: np.ndarray
+    rarity: np.ndarray
+    map: np.ndarray
+    bias: np.ndarray
+
+
+def correlate(
+    histograms: np.ndarray,
+    reports: list[np.ndarray],
+    most: int,
+    seed: int,
+    axes: tuple[int, int] = AXES,
+    ridge: tuple[float, float] = RIDGE,
+    power: float = POWER,
+) -> tuple[ImageSide, ReportSide]:
+    """Ridge CCA of the principal components of images (N, P) and of their reports as word numbers,
+    into at most `most` dimensions; ridge, power: see `ridge_cca`."""
+    weighted, known, rarity = weigh_words(reports)
+    pairs = len(histograms)
+    image_axes = PCA(min(axes[0], pairs - 1), random_state=seed)
+    text_axes = TruncatedSVD(min(axes[1], pairs - 1, len(known) - 1), random_state=seed)
+    x, y = image_axes.fit_transform(histograms), text_axes.fit_transform(weighted)
+    image_map, text_map = (side[:, :most] for side in ridge_cca(x, y - y.mean(0), ridge, power))
+    image = ImageSide(image_axes.mean_, image_axes.components_.T @ image_map)
+    report = text_axes.components_.T @ text_map, -y.mean(0) @ text_map
+    return image, ReportSide(known, rarity, *report)
 
 
 def _inverse_root(covariance: np.ndarray, ridge: float) -> np.ndarray:

@@ -99,6 +99,32 @@ def test_mimic_reports(tmp_path, capsys):
     assert "report files" in capsys.readouterr().out
 
 
+def test_what_is_damaged_in_a_download_is_named(tmp_path, capsys):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "mimic-cxr-2.0.0-split.csv.gz").write_bytes(b"half a file")
+    (tmp_path / "mimic-cxr-reports.zip").write_bytes(b"PK half a file")
+    assert main(["check", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "split.csv.gz is not a readable table" in out and "mimic-cxr-reports.zip" in out
+    openi = tmp_path / "openi"
+    openi.mkdir()
+    for number, name in [(1, "1.xml"), (2, "2.xml"), (2, "again.xml")]:
+        (openi / name).write_text(f'<eCitation><uId id="CXR{number}"/></eCitation>')
+    (openi / "half.xml").write_text("<eCitation>")
+    for name in ("CXR1_1_IM-0001-3001.png", "1_IM-0001-3001.dcm.png", "holiday.png"):
+        (openi / name).touch()
+    assert main(["check", str(openi)]) == 1
+    out = capsys.readouterr().out
+    assert "1 report(s) without an image" in out
+    for problem in (
+        "again.xml: a second report of CXR2",
+        "half.xml: not a readable Open-i report",
+        "holiday.png: not named as an Open-i image",
+        "another spelling of an image",
+    ):
+        assert problem in out, problem
+
+
 def test_openi_download(tmp_path, capsys):
     (tmp_path / "ecgen-radiology").mkdir()
     (tmp_path / "ecgen-radiology" / "1.xml").write_text('<eCitation><uId id="CXR1"/></eCitation>')

@@ -209,12 +209,48 @@ def test_a_voi_table_is_used_and_a_useless_one_is_not(tmp_path, plain):
     assert (read(save(dataset(DRAWING, VOILUTSequence=[item]), tmp_path / "x")) == plain).all()
 
 
+def likeness(seen: np.ndarray, expected: np.ndarray) -> float:
+    return np.corrcoef(seen.ravel(), expected.ravel())[0, 1]
+
+
+def test_a_modality_table_comes_before_the_stretch(tmp_path):
+    item = pydicom.Dataset()
+    table = np.linspace(65535, 0, 4096).astype("<u2")  # falling
+    item.LUTDescriptor, item.LUTData, item.ModalityLUTType = [4096, 0, 16], table.tobytes(), "US"
+    item["LUTData"].VR = "OW"
+    seen = read(save(dataset(DRAWING, ModalityLUTSequence=[item]), tmp_path / "x"))
+    assert likeness(seen, DRAWING) < -0.999
+
+
+def test_a_sigmoid_window_is_followed(tmp_path):
+    tags = {"WindowCenter": 1800, "WindowWidth": 600, "VOILUTFunction": "SIGMOID"}
+    seen = read(save(dataset(DRAWING, **tags), tmp_path / "x"))
+    expected = 1 / (1 + np.exp(-4 * (DRAWING - 1800.0) / 600))
+    assert likeness(seen, expected) > 0.9999 > likeness(seen, DRAWING) + 0.001
+
+
+def test_true_colours_become_their_brightness(tmp_path):
+    """Red rises and green, which counts twice as much, falls."""
+    codes = ((DRAWING - 1200) // 8).astype(np.uint8)
+    colours = np.stack([codes, 255 - codes, np.zeros_like(codes)], axis=2)
+    tags = {"PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+    seen = read(save(dataset(colours, **tags), tmp_path / "x"))
+    assert likeness(seen, 0.299 * codes + 0.587 * (255.0 - codes)) > 0.999
+
+
+def test_a_number_that_is_none_is_no_window(tmp_path, plain):
+    path = save(dataset(DRAWING, WindowCenter="2000.5", WindowWidth="2400.5"), tmp_path / "x")
+    path.write_bytes(path.read_bytes().replace(b"2400.5", b"broad."))
+    assert (read(path) == plain).all()
+
+
 # ------------------------------------------------------------------------------- DICOM: refused by name
 
 REFUSED = {
     "a CT slice": (dict(Modality="CT"), "another modality: CT"),
     "several frames": (dict(NumberOfFrames=3), "several frames: 3"),
     "no pixels": (dict(Rows=0), "without pixels"),
+    "64 bits a pixel": (dict(BitsAllocated=64), "another pixel format"),
     "too many pixels": (dict(Rows=30000, Columns=30000), "too large: 30000 × 30000"),
     "a strip": (dict(Rows=2, Columns=3840), "too long"),
     "fewer pixels than it says": (dict(Rows=97), "not readable"),
