@@ -140,10 +140,11 @@ def search(
     device: Device = "auto",
 ):
     """Find images for a sentence, reports for an image; for both, or many, with conditions."""
+    from data_prep.questions import Question, Searching, read_questions
     from data_prep.tables_out import check_name
 
     from .engine.distributed import pick_device
-    from .question import Question, Searching, as_row, ask, ask_many, check_question, read_questions
+    from .question import as_row, ask, ask_many, check_question
     from .run import load_run
     from .search import build_index
 

@@ -1,8 +1,9 @@
 """Two encoders that are fitted in closed form instead of trained: for archives of a few thousand studies.
 
-An image is, patch by patch, a histogram of learned small windows; a report is its weighted words and pairs of words.
-Ridge CCA maps each patch and each word into the common space, where the mean aggregates them: MbA without a network.
-Not of the paper, no arm of the study: it is what MCR must beat. Not here: the fits (data_prep/closed_form.py)."""
+An image is, patch by patch, a histogram of learned small windows, once as it came and once settled: moved to where most
+chests lie. A report is its weighted words and pairs of words. Ridge CCA maps each patch and each word into the common
+space, where the mean aggregates them: MbA without a network. Not of the paper, no arm of the study: it is what MCR must
+beat. Not here: the fits (data_prep/closed_form.py)."""
 
 from __future__ import annotations
 
@@ -21,9 +22,23 @@ from .encoders import take
 WINDOW, STRIDE = 8, 2  # pixels of the image as the model sees it
 FLOOR = 0.0025  # added to a window's variance: what differs by less than noise is flat
 WORD_PAIRS = 2**14  # places that pairs of neighbouring tokens share by their hash
-MOST_PAIRS = 20_000  # that are fitted on: their histograms take 0.7 GB
-AXES = 400, 200  # principal components of images and of reports
-RIDGE, POWER = (0.3, 0.3), 1.5  # these and AXES: chosen on Open-i, by folds of train and validate
+MOST_PAIRS = 10_000  # that are fitted on: their histograms take 0.7 GB
+ROUNDS = 4  # of settling an image
+
+
+def move(images: Tensor, by: Tensor) -> Tensor:
+    """images (N, 1, H, W); by (N, 5): logarithms of the zoom across and down, shifts across and down
+    in halves of the side, turn in radians (small) → images of the same shape."""
+    (across, down), (right, below), turn = by[:, :2].exp().T, by[:, 2:4].T, by[:, 4]
+    theta = torch.stack([across, -turn, right, turn, down, below], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, images.shape, align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def look(small: Tensor, by: Tensor) -> Tensor:
+    """small (N, 1, h, w), by (N, 5): see `move` → its even pixels and a one, (N, h·w + 1)."""
+    pixels = move(small, by).flatten(1)
+    return F.pad(F.layer_norm(pixels, pixels.shape[1:]), (0, 1), value=1.0)
 
 
 class PatchHistograms(nn.Module):
@@ -36,8 +51,24 @@ class PatchHistograms(nn.Module):
         self.register_buffer("whiten", torch.zeros(WINDOW**2, WINDOW**2))
         self.register_buffer("middle", torch.zeros(WINDOW**2))
         self.register_buffer("windows", torch.zeros(words, WINDOW**2))
-        self.register_buffer("centre", torch.zeros(patches, words))
-        self.map = nn.Parameter(torch.zeros(patches, words, config.common_dim))
+        self.register_buffer("moves", torch.zeros(ROUNDS, (config.img_size // 2) ** 2 + 1, 5))
+        self.register_buffer("centre", torch.zeros(patches, 2 * words))
+        self.map = nn.Parameter(torch.zeros(patches, 2 * words, config.common_dim))
+
+    def how_far_off(self, images: Tensor) -> Tensor:
+        """What a linear map of its pixels takes each image to be off, (N, 5), found in ROUNDS steps."""
+        small, by = F.avg_pool2d(images, 2), images.new_zeros(images.shape[0], 5)
+        for weights in self.moves:
+            by = by - look(small, by) @ weights
+        return by
+
+    def settle(self, images: Tensor) -> Tensor:
+        return move(images, self.how_far_off(images))
+
+    def describe(self, images: Tensor) -> Tensor:
+        """images (N, 1, H, W) normalised → histograms of both, as it came and settled: (N, L, 2·words)."""
+        both = images, self.settle(images)
+        return torch.cat([self.histograms(one) for one in both], dim=2)
 
     def histograms(self, images: Tensor) -> Tensor:
         """images (N, 1, H, W) normalised → (N, L, words), at least 0."""
@@ -53,7 +84,7 @@ class PatchHistograms(nn.Module):
 
     def forward(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """images (N, 1, H, W) normalised; ids_keep (N, L_keep), None: all → (N, L_keep, D)."""
-        x = self.histograms(images) - self.centre
+        x = self.describe(images) - self.centre
         mapped = len(self.centre) * torch.einsum("nlw,lwd->nld", x, self.map)
         return mapped if ids_keep is None else take(mapped, ids_keep)
 
@@ -89,38 +120,39 @@ class WeightedWords(nn.Module):
 
 
 @torch.no_grad()
+def learn_images(encoder: PatchHistograms, images: Tensor, random: np.random.Generator) -> None:
+    """What the images (N, 1, H, W) teach without their reports: how to settle one, and windows."""
+    from data_prep.closed_form import learn_moves, learn_windows  # here: a GPU node may lack it
+
+    tensor, small = partial(torch.tensor, dtype=torch.float32), F.avg_pool2d(images, 2)
+    learned = [learn_moves(lambda by: look(small, tensor(by)).numpy(), len(images), ROUNDS, random)]
+    learned += learn_windows(images[:, 0].numpy(), WINDOW, len(encoder.windows), FLOOR, random)
+    own = encoder.moves, encoder.whiten, encoder.middle, encoder.windows
+    for buffer, value in zip(own, learned, strict=True):
+        buffer.copy_(tensor(value))
+
+
+@torch.no_grad()
 def fit(model, pairs, seed: int) -> None:
     """Fit both encoders of `model`, an MCR, to the training pairs, a PairData."""
-    from sklearn.decomposition import PCA, TruncatedSVD  # only here: a GPU node may lack it
-
-    from data_prep.closed_form import learn_windows, ridge_cca, weigh_words
+    from data_prep.closed_form import correlate
 
     images, words, device = model.image_encoder, model.report_encoder, model.log_scale.device
-    centre, random = images.centre, np.random.default_rng(seed)
+    random = np.random.default_rng(seed)
     tensor = partial(torch.tensor, dtype=torch.float32, device=device)
     rows = np.sort(random.permutation(len(pairs))[:MOST_PAIRS])
     parts = np.array_split(rows, -(-len(rows) // 64))
     batches = [pairs.batch(part, device) for part in progress(parts, desc="read", unit="batch")]
-    pixels = torch.cat([batch.images[:, 0] for batch in batches]).cpu().numpy()
-    learned = learn_windows(pixels, WINDOW, len(images.windows), FLOOR, random)
-    for own, value in zip((images.whiten, images.middle, images.windows), learned, strict=True):
-        own.copy_(tensor(value))
+    learn_images(images, torch.cat([batch.images.cpu() for batch in batches]), random)
 
     histograms, reports = [], []
     for batch in progress(batches, desc="fit", unit="batch"):
-        histograms.append(images.histograms(batch.images).flatten(1).cpu())
+        histograms.append(images.describe(batch.images).flatten(1).cpu())
         found = zip(*words.words(batch.input_ids, batch.attention_mask), strict=True)
         reports += [number[stands].cpu().numpy() for number, stands in found]
-    weighted, known, rarity = weigh_words(reports)
-    image_axes = PCA(min(AXES[0], len(rows) - 1), random_state=seed)
-    text_axes = TruncatedSVD(min(AXES[1], len(rows) - 1, len(known) - 1), random_state=seed)
-    x = image_axes.fit_transform(torch.cat(histograms).numpy())
-    y = text_axes.fit_transform(weighted)
-    maps = ridge_cca(x, y - y.mean(0), RIDGE, POWER)
-    k = min(maps[0].shape[1], model.config.common_dim)  # what is left of it stays zero
-    image_map, text_map = (side[:, :k] for side in maps)
-    images.map[:, :, :k] = tensor(image_axes.components_.T @ image_map).view(*centre.shape, k)
-    centre.copy_(tensor(image_axes.mean_).view_as(centre))
-    words.rarity[known] = tensor(rarity)
-    words.map[known, :k] = tensor(text_axes.components_.T @ text_map)
-    words.bias[:k] = tensor(-y.mean(0) @ text_map)
+    x, y = correlate(torch.cat(histograms).numpy(), reports, model.config.common_dim, seed)
+    k = x.map.shape[1]  # what is left of the common space stays zero
+    images.map[:, :, :k] = tensor(x.map).view(*images.centre.shape, k)
+    images.centre.copy_(tensor(x.centre).view_as(images.centre))
+    words.rarity[y.known] = tensor(y.rarity)
+    words.map[y.known, :k], words.bias[:k] = tensor(y.map), tensor(y.bias)

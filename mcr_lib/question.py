@@ -1,12 +1,12 @@
-"""A question to a gallery: a sentence, an image or both, what hits should not be like, and which pairs count.
+"""A question to a gallery, answered: by a sentence, an image or both, and by what hits should not be like.
 
-Not here: exact search (index.py), the gallery of a data set (search.py), how an answer is drawn (kit/explore.py)."""
+Not here: what a question is (data_prep/questions.py), exact search (index.py), the gallery of a data set (search.py),
+how an answer is drawn (kit/explore.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from data_prep.commands import UsageError
 from data_prep.errors import KitError
 from data_prep.images import read_gray
 from data_prep.machine import progress
+from data_prep.questions import Question, Searching
 
 from .features import check_query, encode_pictures, encode_texts
 from .index import Hit, Index
@@ -24,30 +25,6 @@ from .model import MCR
 WITHOUT = -0.5  # weight of what hits should not be like, beside 1 for what they should
 SAME_IMAGE = 1 - 1e-5  # cosine above which two images are one
 SAMPLE = 20_000  # gallery vectors from which the spread of a score is taken
-
-
-@dataclass(frozen=True)
-class Question:
-    """`text`, `image` (a file) or both, of which the image counts image_weight, 0 to 1, and the
-    text the rest; `without`: a sentence that hits should not be like."""
-
-    text: str | None = None
-    image: Path | None = None
-    without: str | None = None
-    image_weight: float = 0.5
-
-
-@dataclass(frozen=True)
-class Searching:
-    """How to search: the k best `among` the images or the texts (None: images for a sentence, else
-    texts), `where` conditions hold, one hit `per` value of a column; other_patients: none of the
-    patient whose image is asked with."""
-
-    k: int = 5
-    among: str | None = None
-    where: Sequence[str] = ()
-    per: str | None = None
-    other_patients: bool = False
 
 
 def check_question(model: MCR, tokenizer, question: Question) -> None:
@@ -140,20 +117,6 @@ def ask_many(
             continue
         rows += [asked | as_row(hit) | {"notes": notes} for hit in hits]
     return rows
-
-
-def read_questions(one: Question, texts: Path | None, images: Path | None) -> list[Question] | None:
-    """Many questions: the lines of a file or the files of a folder, each with what else `one` says.
-    None if there is only the one. Raises UsageError if more than one kind is given, or nothing."""
-    if sum(x is not None for x in (one.text or one.image, texts, images)) != 1:
-        raise UsageError("give --text, --image or both, or --texts, or --images")
-    if texts is not None:
-        lines = texts.read_text(encoding="utf-8").splitlines()
-        return [replace(one, text=line.strip()) for line in lines if line.strip()]
-    if images is not None:
-        files = sorted(path for path in images.iterdir() if path.is_file())
-        return [replace(one, image=path) for path in files]
-    return None
 
 
 def as_row(hit: Hit) -> dict:

@@ -15,7 +15,7 @@ from mcr_lib.config import ConfigError, resolve, resolve_from
 from mcr_lib.data import PairData
 from mcr_lib.evaluate import evaluate_run
 from mcr_lib.export import export_run, sides
-from mcr_lib.linear import FLOOR, STRIDE, WINDOW, PatchHistograms
+from mcr_lib.linear import FLOOR, STRIDE, WINDOW, PatchHistograms, learn_images, move
 from mcr_lib.run import load_run, train_run
 
 CPU = torch.device("cpu")
@@ -65,6 +65,34 @@ def test_histograms_are_what_a_slow_loop_counts():
     ]
     expected = torch.stack(means).sqrt()
     assert torch.allclose(encoder.histograms(image)[0], expected, atol=1e-4)
+
+
+def test_a_picture_is_moved_as_asked():
+    """Zoom 2 shows the whole in the middle half; a shift by half of the half-side moves a quarter."""
+    image = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    same = move(image, torch.zeros(1, 5))
+    assert torch.allclose(same, image, atol=1e-5)
+    right = move(image, torch.tensor([[0, 0, 0.5, 0, 0]]))
+    assert torch.allclose(right[..., :12], image[..., 4:], atol=1e-5)
+    below = move(image, torch.tensor([[0, 0, 0, 0.5, 0]]))
+    assert torch.allclose(below[..., :12, :], image[..., 4:, :], atol=1e-5)
+    half = torch.tensor([[np.log(2), np.log(2), 0, 0, 0]], dtype=torch.float32)
+    pooled = torch.nn.functional.avg_pool2d(image, 2)
+    assert torch.allclose(move(image, half)[..., 4:12, 4:12], pooled, atol=1e-5)
+
+
+def test_settled_pictures_lie_alike_and_the_learned_moves_are_no_memory():
+    """Copies of one scene, each moved by another unknown amount, and copies not learned from."""
+    config = resolve("small", {**SMALL, "img_size": 32, "patch_size": 16}).model
+    generator = torch.Generator().manual_seed(0)
+    scene = torch.rand(1, 1, 5, 5, generator=generator)
+    scene = torch.nn.functional.interpolate(scene, (32, 32), mode="bicubic")
+    by = 0.1 * torch.randn(300, 5, generator=generator)
+    images = move(scene.expand(300, -1, -1, -1), by)
+    encoder = PatchHistograms(config)
+    learn_images(encoder, images[:200], np.random.default_rng(0))
+    apart = [x.var(0).mean() for x in (images[200:], encoder.settle(images[200:]))]
+    assert apart[1] < 0.3 * apart[0]
 
 
 def test_windows_are_whitened_and_their_means_are_of_their_kind():
