@@ -5,15 +5,16 @@ DATA    ?=
 OUT     ?= runs/$(PROFILE)
 RUN     ?=
 DEVICE  ?= auto
+SET     ?=
 LAB_FLAGS ?=
 PIP_FLAGS ?=
 BIN     := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help env reproduce test lab explore notebooks study benchmark fuzz lint clean
+.PHONY: help env reproduce test lab explore notebooks study benchmark fuzz coverage mutation lint clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
-	@echo "variables: PROFILE=smoke|demo|base  DATA=folder  RUN=folder  OUT=folder  LAB_FLAGS=…  PIP_FLAGS=…  PYTHON=python3.12"
+	@echo "variables: PROFILE=smoke|demo|base  DATA=folder  RUN=folder  OUT=folder  SET=key=value  LAB_FLAGS=…  PIP_FLAGS=…  PYTHON=python3.12"
 
 env: .venv/.complete  ## make .venv from requirements.txt: some minutes, 7 GB (with CUDA; it runs on CPUs too)
 .venv/.complete: requirements.txt
@@ -26,7 +27,7 @@ env: .venv/.complete  ## make .venv from requirements.txt: some minutes, 7 GB (w
 	touch $@
 
 reproduce: env  ## data, all notebooks in order, and runs/<profile>/index.html with every figure, table and claim
-	$(BIN)/python -m benchmarks.reproduce --profile $(PROFILE) --out $(OUT) $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m benchmarks.reproduce --profile $(PROFILE) --out $(OUT) $(if $(DATA),--data $(DATA)) $(addprefix --set ,$(SET))
 
 test: lint  ## all tests
 	$(BIN)/python -m pytest
@@ -52,6 +53,15 @@ benchmark: env  ## what a step costs beside open_clip, which this installs first
 
 fuzz: env  ## 138,000 generated odd or damaged inputs through every reader, an hour or two: OUT=FILE.json
 	$(BIN)/python -m tests.fuzz $(if $(filter %.json,$(OUT)),--out $(OUT))
+
+mutation: env  ## small faults in masking, losses, ranks, splits, weight loading: are they found? an hour: OUT=FILE.json
+	$(BIN)/python -m benchmarks.mutation $(if $(filter %.json,$(OUT)),--out $(OUT))
+
+coverage: env  ## lines of mcr_lib and data_prep that all tests run, half as long again as make test: OUT=FILE.json
+	$(BIN)/pip install --quiet --editable .[coverage]
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m benchmarks.covered $(if $(filter %.json,$(OUT)),--out $(OUT))
 
 lint: env  ## style only: rules, a cap on complexity, formatting
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -33,8 +34,8 @@ from data_prep.machine import progress
 from data_prep.own_files import write_json
 from data_prep.provenance import provenance
 from kit.lesson import STUDIES, Lesson, Parameters, environment, shown_path
-from mcr_lib.__main__ import Device, Profile
-from mcr_lib.config import ConfigError
+from mcr_lib.__main__ import Device, Profile, Set
+from mcr_lib.config import ConfigError, resolve
 from mcr_lib.engine.distributed import pick_device
 
 MODULE = "benchmarks.reproduce"
@@ -65,16 +66,24 @@ def main(
     out: Annotated[
         Path | None, typer.Option(help="folder for everything; none: runs/<profile>")
     ] = None,
+    settings: Set = [],  # noqa: B006 (typer copies it)
     device: Device = "auto",
 ):
     """Run all numbered notebooks by papermill and write index.html with every figure, table and claim."""
-    page = reproduce(profile, data, out, device=device, command=command_line(MODULE))
+    command = command_line(MODULE)
+    page = reproduce(profile, data, out, settings=settings, device=device, command=command)
     print(f"the report: {shown_path(page)}")
     print("next: open it in a browser; make lab opens the lessons to change and run them")
 
 
 def reproduce(
-    profile: str, data: Path | None, out: Path | None, *, device: str = "auto", command: str = ""
+    profile: str,
+    data: Path | None,
+    out: Path | None,
+    *,
+    settings: Sequence[str] = (),
+    device: str = "auto",
+    command: str = "",
 ) -> Path:
     """Run everything and return the path of index.html.
 
@@ -85,6 +94,7 @@ def reproduce(
         data=str(Path(data).resolve()) if data else "",
         out=str(Path(out).resolve()) if out else "",
         device=device,
+        settings=" ".join(settings),
     )
     if profile not in STUDIES:
         there = ", ".join(STUDIES)
@@ -92,6 +102,7 @@ def reproduce(
     if data:
         folder.read(Path(data))  # a wrong folder is said here, in one line
     lesson = Lesson("reproduce", parameters)
+    resolve(profile, lesson.settings)  # and so is a wrong key
     steps = [step for step in STEPS if step != STUDY or profile != "smoke"]
 
     def say(step: str) -> None:
@@ -141,7 +152,9 @@ def _describe(lesson: Lesson, command: str) -> dict:
 
 def _study_claims(lesson: Lesson, device: torch.device, command: str) -> None:
     folder = lesson.out / "study"
-    content = run_reduced_study(lesson.data, folder, lesson.profile, device=device, command=command)
+    content = run_reduced_study(
+        lesson.data, folder, lesson.profile, lesson.settings, device=device, command=command
+    )
     write_figures(folder, lesson.data, content, device)
 
 

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from benchmarks import archive
 from benchmarks.baselines import Setting, read_splits
 from data_prep import closed_form, folder
+from data_prep.errors import KitError
 from mcr_lib import retrieval
 
 
@@ -74,3 +75,14 @@ def test_no_fold_is_asked_by_a_model_that_knows_it(phantom, tmp_path, monkeypatc
     assert folds["model"]["R@10"][0] > 2 * folds["chance"]["R@10"]
     assert measured["split"]["mean of seeds"]["rsum"][0] > 100
     assert "normal" not in measured["folds"]["labels as sentences"]
+
+
+def test_what_an_archive_takes_names_a_command_that_fails_and_measures_one_that_does_not(tmp_path):
+    from benchmarks.cost import archives
+
+    (tmp_path / "a").write_bytes(b"x" * 2_000_000)
+    assert archives.size_of(tmp_path) == 2
+    took = archives.take("data_prep", "--help")
+    assert took["seconds"] > 0 and 10 < took["memory_mb"] < 5000
+    with pytest.raises(KitError, match="data_prep check ended with status 2"):
+        archives.take("data_prep", "check", tmp_path / "nowhere")

@@ -223,7 +223,9 @@ def test_no_measured_number_is_typed_into_the_text(path):
 
 
 QUESTIONS = (ROOT / "notebooks" / "QUESTIONS.md").read_text(encoding="utf-8")
-ANSWER = re.compile(r"^\d\. (.+?)\n.*?^   > (.+?)\n\n   Section (.+?), profile `(\w+)`", re.M | re.S)
+ANSWER = re.compile(
+    r"^\d\. (.+?)\n.*?^   > (.+?)\n\n   Section (.+?), profile `(\w+)`", re.M | re.S
+)
 
 
 @each_notebook
@@ -301,7 +303,7 @@ def test_runs_by_plain_papermill(path, shared_out, tmp_path):
         (
             "bogus",
             "1",
-            "unknown parameter 'bogus'; a notebook takes: profile, data, out, seed, device",
+            "unknown parameter 'bogus'; a notebook takes: profile, data, out, seed, device, settings",
         ),
         ("seed", "abc", "parameter seed: "),
     ],
@@ -380,6 +382,25 @@ def test_a_profile_that_trains_no_mcr_is_refused(tmp_path):
     given = {"profile": "small", "out": str(tmp_path), "device": "cpu"}
     with pytest.raises(ConfigError, match="'small': the lessons train MCR, with one of: smoke"):
         Lesson.begin("xx", given)
+
+
+def test_settings_reach_the_training_and_leave_trained_models_alone(tmp_path, monkeypatch):
+    from kit import lesson as kit_lesson
+
+    trained = []
+    monkeypatch.setattr(
+        kit_lesson, "train_run", lambda data, run, config, **_: trained.append(config)
+    )
+    given = {"profile": "smoke", "settings": "steps=3 dropout=0.1", "device": "cpu"}
+    lesson = Lesson.begin("xx", given | {"out": str(tmp_path), "data": str(tmp_path)})
+    lesson.train(alignment="abm")
+    (config,) = trained
+    assert (config.train.steps, config.model.dropout, config.model.alignment) == (3, 0.1, "abm")
+    monkeypatch.setattr(kit_lesson, "TRAINED", ())  # all is there
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.parquet").touch()
+    given = Parameters(out=str(tmp_path), settings="steps=3")
+    assert kit_lesson.trained_profile(given) == "smoke"
 
 
 def test_parameters_are_made_the_right_type(tmp_path):

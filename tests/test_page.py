@@ -173,8 +173,8 @@ def test_reproduce_studies_the_claims_and_leaves_the_page_whatever_becomes_of_th
     )
     seen = []
 
-    def stop(data, out, profile, **_):
-        seen.append((data, out, profile, (tmp_path / "out" / "index.html").exists()))
+    def stop(data, out, profile, settings, **_):
+        seen.append((data, out, profile, settings, (tmp_path / "out" / "index.html").exists()))
         raise RunError("no")
 
     measured = {"image_to_text_R@10": 12.5, "text_to_image_R@10": 11.5}
@@ -182,8 +182,12 @@ def test_reproduce_studies_the_claims_and_leaves_the_page_whatever_becomes_of_th
     monkeypatch.setattr(reproduce, "measure_baselines", lambda data: baselines)
     monkeypatch.setattr(reproduce, "run_reduced_study", stop)
     with pytest.raises(RunError):
-        reproduce.reproduce("demo", phantom, tmp_path / "out", device="cpu")
-    assert seen == [(phantom.resolve(), tmp_path / "out" / "study", "demo", True)]
+        given = ["dropout=0.1"]
+        reproduce.reproduce("demo", phantom, tmp_path / "out", settings=given, device="cpu")
+    study = tmp_path / "out" / "study"
+    assert seen == [(phantom.resolve(), study, "demo", {"dropout": 0.1}, True)]
+    kept = json.loads((tmp_path / "out" / "notebooks.json").read_text())
+    assert kept["seconds"]["06_explore"] == 1 and kept["profile"] == "demo"
     assert "step 4 of 5: a reduced study" in capsys.readouterr().out
     # two steps can decide nothing: smoke has no study, and its page says what it is
     written = reproduce.reproduce("smoke", phantom, tmp_path / "out", device="cpu").read_text()
@@ -207,6 +211,13 @@ def test_what_was_found_comes_first_and_what_ran_last(tmp_path):
     places = [text.index(words) for words in [*order, "abcdef"]]
     assert places == sorted(places)
     assert text.count("<details") == text.count("</details>") > 4 and "reproduced" not in text
+
+
+def test_a_wrong_key_is_one_line_before_anything_is_run(tmp_path, capsys):
+    arguments = ["--profile", "smoke", "--out", str(tmp_path), "--set", "lr=1"]
+    assert run_app(reproduce.app, reproduce.MODULE, arguments) == 2
+    assert "did you mean 'learning_rate'?" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_wrong_data_folder_is_one_line_before_anything_is_made(tmp_path, capsys, monkeypatch):

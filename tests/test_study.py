@@ -637,7 +637,7 @@ def test_the_command_line(phantom, whole, tmp_path, capsys, monkeypatch):
 def test_reduced_is_a_study_of_few_steps(phantom, tmp_path, monkeypatch):
     out, asked = with_costs(tmp_path / "reduced"), {}
     monkeypatch.setattr(runs, "run_study", lambda data, out, **kwargs: asked.update(kwargs))
-    runs.run_reduced_study(phantom, out, "demo", device=CPU)
+    runs.run_reduced_study(phantom, out, "demo", {}, device=CPU)
     assert 2 <= asked["settings"]["steps"] <= resolve("demo").train.steps / 50
     assert set(asked["arms"].split(",")) <= {a.name for a in GROUPS["core"]}
 
@@ -847,6 +847,29 @@ def test_fig_3_has_a_band_of_one_standard_deviation_over_seeds(whole):
         one["nlg_sd"] is None
         and not pictures.retrieved_scores({"mcr-mba": one}).axes[0].collections
     )
+
+
+def test_recall_is_drawn_against_the_operations_it_cost(whole, tmp_path):
+    content = json.loads((whole / "study.json").read_text())
+    logs = [whole / "runs" / f"two-stream-mba-seed{seed}" / "metrics.jsonl" for seed in (0, 1)]
+    lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in logs]
+    at_step_4 = [log[3]["validation"] for log in lines]
+    about = content["arms"]["two-stream-mba"]["validated"]
+    assert about["steps"] == [2, 4, 6] and about["rsum"][1] == pytest.approx(at_step_4, rel=1e-5)
+
+    arms, operations = figures._choose_curves(content)
+    tflop = content["cost"]["arms"]["two-stream-mba"]["flops"] * SETTINGS["batch_size"] / 1e12
+    assert operations["two-stream-mba"] == pytest.approx(tflop)
+    assert not any(name.startswith("null") for name in arms)  # of these nothing was counted
+    ax = pictures.recall_for_cost(arms, operations, {"chance": 12.0}).axes[0]
+    curve = {line.get_label(): line.get_xydata() for line in ax.get_lines()}["two-stream-mba"]
+    assert curve[1] == pytest.approx([4 * tflop, np.mean(at_step_4)], rel=1e-5)
+
+    del content["arms"]["two-stream-mba"]["validated"]  # a file of before it was kept
+    arms, _ = figures._choose_curves(content)
+    assert "two-stream-mba" not in arms and "mcr-mba" in arms
+    files = figures.write_figures(tmp_path, tmp_path, content, CPU)
+    assert "recall_for_cost.png" in [path.name for path in files]
 
 
 def test_figures_of_a_study_of_mask_rates_beside_the_profiles_own(tmp_path, whole):

@@ -111,21 +111,21 @@ def run_study(
 
 
 def run_reduced_study(
-    data: Path, out: Path, profile: str, *, device: torch.device, command: str = ""
+    data: Path, out: Path, profile: str, settings: dict, *, device: torch.device, command: str = ""
 ) -> dict:
     """A study small enough for `make reproduce`.
 
     Three arms, two seeds, a hundredth of the steps, costs twice, the reports found by 20 queries scored (METEOR takes
     longer than such a training), and no baselines: so short a training decides nothing on retrieval.
     """
-    steps = max(2, round((resolve(profile).train.steps or 6000) / 100))
+    steps = max(2, round((resolve(profile, settings).train.steps or 6000) / 100))
     return run_study(
         data,
         out,
         arms="mcr-mba,mcr-abm,two-stream-mba",
         seeds="2",
         profile=profile,
-        settings={"steps": steps},
+        settings={**settings, "steps": steps},
         device=device,
         command=command,
         cost_repeats=2,

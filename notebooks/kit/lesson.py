@@ -29,7 +29,7 @@ from data_prep.own_files import read_list, write_json
 from data_prep.provenance import provenance
 from data_prep.run_files import read_data
 from data_prep.tables_out import guarded
-from mcr_lib.config import PROFILES, ConfigError, read_config, resolve
+from mcr_lib.config import PROFILES, ConfigError, parse_settings, read_config, resolve
 from mcr_lib.engine.distributed import pick_device
 from mcr_lib.engine.run_folder import check_resumable
 from mcr_lib.run import train_run
@@ -52,6 +52,7 @@ class Parameters(BaseModel):
     out: str = ""  # folder for everything the notebook leaves; empty: runs/<profile>. Relative to the project
     seed: int = 0
     device: str = "auto"
+    settings: str = ""  # keys on top of the profile's: "steps=300 dropout=0.1"
 
 
 class Lesson:
@@ -66,6 +67,7 @@ class Lesson:
                 f"profile {self.profile!r}: the lessons train MCR, with one of: {there}"
             )
         self.device = pick_device(parameters.device)
+        self.settings = parse_settings(parameters.settings.split())
         self.out = (ROOT / (parameters.out or f"runs/{self.profile}")).resolve()
         self.folder = self.out / "lessons" / name
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +117,10 @@ class Lesson:
     def train(self, name: str = "mcr-mba", callbacks=(), **settings) -> Path:
         """The run folder `out/name`, trained with the profile and `settings`; only if it is not there whole yet.
         Raises RunError, ConfigError if what is there is of other data or settings."""
-        run, config = self.out / name, resolve(self.profile, {"seed": self.seed, **settings})
+        run, config = (
+            self.out / name,
+            resolve(self.profile, {"seed": self.seed, **self.settings, **settings}),
+        )
         started = (run / "config.yaml").exists()
         if started:
             check_resumable(run, self.data, config)
@@ -193,7 +198,7 @@ def trained_profile(parameters: Parameters) -> str:
     out = ROOT / (parameters.out or "runs/demo")
     data = ROOT / parameters.data if parameters.data else out / "data"
     whole = all((out / run / "manifest.json").exists() for run in TRAINED)
-    if not whole or not (data / "manifest.parquet").exists():
+    if parameters.settings or not whole or not (data / "manifest.parquet").exists():
         return "smoke"
     config, began = read_config(out / TRAINED[0] / "config.yaml"), read_data(out / TRAINED[0])
     of_these = began is None or began.sha256 == describe_data(data)["sha256"]

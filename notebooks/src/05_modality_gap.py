@@ -27,6 +27,7 @@ data: str = ""  # data set folder made by `python -m data_prep`; empty: a synthe
 out: str = ""  # folder for what the notebooks leave; empty: runs/<profile>
 seed: int = 0  # of the initial weights, the order of the pairs and the masks
 device: str = "auto"  # auto, cpu, cuda
+settings: str = ""  # keys on top of the profile's, as after --set: "steps=300 dropout=0.1"
 
 # %%
 from kit.lesson import Lesson
