@@ -1,5 +1,6 @@
 """No patient and no picture in two splits: however ids are spelt, whatever pictures are called, by every reader."""
 
+import os
 import unicodedata
 
 import numpy as np
@@ -226,6 +227,46 @@ def test_mimic_ids_with_decimals_or_paths_in_them(root):  # noqa: F811
     assert after == before
     left_out = pd.read_csv(root / "out" / "quarantine.csv")
     assert (left_out.reason == "an id that is none, or that stands there twice").sum() == 3
+
+
+def test_what_is_merged_and_moved_is_counted():
+    table = pd.DataFrame({"patient_id": ["p1", "P1", "p2", "p3"], "origin": list("abcd")})
+    funnel = Funnel()
+    kept = patients.keep_patients(table, "patient_id", funnel)
+    assert dict(funnel.notes) == {"patients whose id was spelt in several ways": 1}
+    patients.keep_patients(kept, "patient_id", again := Funnel())
+    assert not again.notes
+    shown = kept.assign(picture=["x", "x", "y", "x"])  # p3 goes where p1 goes
+    patients.split_by_patient(shown, again)
+    assert list(again.notes.values()) == [1]
+
+
+def test_five_patients_may_share_a_picture_and_six_may_not():
+    ids = [*"abcde", *"fghijk"]
+    table = pd.DataFrame({"patient_id": ids, "picture": ["x"] * 5 + ["y"] * 6, "origin": ids})
+    assert list(patients.keep_shown_patients(table, Funnel()).patient_id) == ids[:5]
+
+
+def test_of_two_copies_the_older_stays_and_a_split_that_is_emptied_is_named(capsys):
+    table = pd.DataFrame({"picture": "x", "split": ["train", "test"], "origin": ["old", "new"]})
+    is_older = table.origin == "old"
+    assert list(patients.keep_one_split(table, Funnel(), is_older).origin) == ["old"]
+    assert "no pair is left in test" in capsys.readouterr().out
+    assert list(patients.keep_one_split(table, Funnel()).origin) == ["new"]
+    assert "no pair is left in train" in capsys.readouterr().out
+    more = pd.concat([table, pd.DataFrame([{"picture": "y", "split": "train", "origin": "z"}])])
+    patients.keep_one_split(more.reset_index(drop=True), Funnel())
+    assert not capsys.readouterr().out
+
+
+def test_an_image_as_old_as_the_manifest_is_read_again(tmp_path):
+    table = prepare(tmp_path, {"image": [write(tmp_path / "0.png", 0)], "patient_id": [1]})
+    image, manifest = tmp_path / "out" / table.image_path[0], tmp_path / "out" / "manifest.parquet"
+    Image.fromarray(picture(9)).save(image)
+    time = manifest.stat().st_mtime_ns
+    os.utime(image, ns=(time, time))
+    again = patients.add_pictures(table, tmp_path / "out", 1)
+    assert list(again.picture) == [patients.picture_of(image)] != list(table.picture)
 
 
 def test_no_row_is_left_is_no_error_of_ours():
