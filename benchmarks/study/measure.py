@@ -17,7 +17,9 @@ from benchmarks.study import text_scores
 from benchmarks.study.files import read_gap
 from benchmarks.study.pointing import measure_pointing
 from data_prep.folder import describe_data, write_json
+from data_prep.own_files import read_log
 from data_prep.run_files import read_manifest
+from data_prep.running import Logged
 from mcr_lib import retrieval
 from mcr_lib.config import read_config
 from mcr_lib.data import PairData
@@ -87,6 +89,7 @@ def measure_run(
         "data": describe_data(data),
         "training": read_manifest(run).of_training(),
         "weights_sha256": weights_sha256(run),
+        "validated": read_validated(run),
         "protocol": "text-identical; label-match for mAP and precision",
         "tie_rule": retrieval.TIE_RULE,
         "metrics": metrics,
@@ -98,6 +101,12 @@ def measure_run(
     if null:
         result["both_orders"] = compare_orders(run, test)
     return result
+
+
+def read_validated(run: Path) -> list[list[float]]:
+    """[step, RSum on `validate` of whole input], of every checkpoint of a run."""
+    log = read_log(run / "metrics.jsonl", Logged, "restore it, or train the run again")
+    return [[line["step"], line["validation"]] for line in log if "validation" in line]
 
 
 # --------------------------------------------------------------------------------------------------------- retrieval

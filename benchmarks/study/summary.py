@@ -174,6 +174,7 @@ def summarise_arm(runs: list[dict]) -> dict:
         "parameters": first["training"]["parameters"],
         "metrics": {split: _per_seed(runs, "metrics", split) for split in first["metrics"]},
         "rsum_interval": _rsum_interval(runs) if several else None,
+        "validated": _combine_validated(runs),
         "gap": {stage: _per_seed(runs, "gap", stage) for stage in first["gap"]},
         "gradient_agreement": [run["gradient_agreement"] for run in runs],
         "nlg": _combine_curves(runs, _mean),
@@ -186,6 +187,15 @@ def _rsum_interval(runs: list[dict]) -> list[float]:
     values, influence = zip(*(measure_value(run, "rsum") for run in runs), strict=True)
     found = find_interval(np.array(values), np.array(influence))
     return _round([found.low, found.high])
+
+
+def _combine_validated(runs: list[dict]) -> dict | None:
+    """RSum on `validate` at each checkpoint, a list of a value per seed; None for results of before it was kept."""
+    curves = [dict(run["validated"]) for run in runs if run.get("validated")]
+    if len(curves) < len(runs):
+        return None
+    steps = [step for step in curves[0] if all(step in curve for curve in curves)]
+    return {"steps": steps, "rsum": [_round([curve[step] for curve in curves]) for step in steps]}
 
 
 def _per_seed(runs: list[dict], kind: str, where: str) -> dict[str, list[float]]:
