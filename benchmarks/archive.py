@@ -39,7 +39,7 @@ from mcr_lib.data import PairData
 from mcr_lib.features import encode_pairs, encode_texts
 from mcr_lib.ranking import KS, merge_texts, ranks
 from mcr_lib.run import build_model, load_run, train_run
-from mcr_lib.tokenizer import make_tokenizer, tokenize, with_vocabulary
+from mcr_lib.tokenizer import make_tokenizer, with_vocabulary
 
 MODULE = "benchmarks.archive"
 RESAMPLES, POOL = 1000, 100
@@ -53,8 +53,7 @@ class ChosenPairs(PairData):
 
     def __init__(self, data: Path, rows: np.ndarray, tokenizer, model):
         super().__init__(data, "train", tokenizer, model)
-        self.rows, self.table = rows, folder.read(data).iloc[rows].reset_index(drop=True)
-        self.ids = tokenize(tokenizer, self.table["report"].tolist(), model.max_text_length)
+        self.choose(rows, folder.read(data).iloc[rows], tokenizer)
 
 
 class Hits:

@@ -36,9 +36,9 @@ def store_size(img_size: int) -> int:
 
 
 def usable_rows(table: pd.DataFrame, split: str, views: str) -> np.ndarray:
-    """Which rows of the manifest are of the split and views; an unknown view counts as frontal."""
+    """Which rows of the manifest are of the split (all: any) and views; an unknown view is frontal."""
     wanted_view = (views == "all") | (table["view"] != "lateral")
-    return np.flatnonzero((table["split"] == split) & wanted_view)
+    return np.flatnonzero(((table["split"] == split) | (split == "all")) & wanted_view)
 
 
 class PairData:
@@ -56,13 +56,17 @@ class PairData:
                 f"{self.path}: split {split!r} has {len(self.rows)} usable pairs, "
                 f"at least {least} are needed; it has: {there}; {advice}"
             )
-        self.table = table.iloc[self.rows].reset_index(drop=True)
         self.pad_token_id = tokenizer.pad_token_id
-        self.ids = tokenize(tokenizer, self.table["report"].tolist(), model.max_text_length)
-        self.lengths = np.array([len(ids) for ids in self.ids])
+        self.choose(self.rows, table.iloc[self.rows], tokenizer)
         size = store_size(model.img_size)
         pack.pack(self.path, size, 1 if len(table) < FEW else None, table=table)  # if not there yet
         self.pixels = pack.open_store(self.path, size, table=table)
+
+    def choose(self, rows: np.ndarray, table: pd.DataFrame, tokenizer) -> None:
+        """Be these rows (N,) of the manifest, with what the table (N rows) says of them."""
+        self.rows, self.table = rows, table.reset_index(drop=True)
+        self.ids = tokenize(tokenizer, self.table["report"].tolist(), self.model.max_text_length)
+        self.lengths = np.array([len(ids) for ids in self.ids])
 
     def __len__(self) -> int:
         return len(self.rows)

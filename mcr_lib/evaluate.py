@@ -26,13 +26,21 @@ from .run import load_run
 
 
 def load_pairs(
-    run: Path, data: Path, split: str, device: torch.device, *, best: bool = False
+    run: Path, data: Path, split: str, device: torch.device, *, best=False, only_findings=False
 ) -> tuple[MCR, PairData]:
-    """A run's model, and the pairs of a split as it was trained to see them. Raises RunError,
+    """A run's model, and the pairs of a split as it was trained to see them; only_findings: those
+    that have a findings section, which is their report then, in lower case. Raises RunError,
     CheckpointError, DataError."""
     model, tokenizer = load_run(run, device, best=best)
     views = read_config(Path(run) / "config.yaml").train.views
-    return model, PairData(data, split, tokenizer, model.config, views)
+    pairs = PairData(data, split, tokenizer, model.config, views)
+    if only_findings:
+        has = (pairs.table["findings"].str.strip() != "").to_numpy()
+        if not has.any():
+            raise RunError(f"{data}, split {split}: no report has a findings section")
+        sections = pairs.table["findings"][has].str.lower()
+        pairs.choose(pairs.rows[has], pairs.table[has].assign(report=sections), tokenizer)
+    return model, pairs
 
 
 def evaluate_run(
@@ -57,7 +65,8 @@ def evaluate_run(
             raise RunError(f"unknown protocol {protocol!r}; there are: {retrieval.PROTOCOLS}")
         check_begun(run)
         manifest = read_manifest(run)  # an unfinished run is refused before anything is encoded
-        return *load_pairs(run, data, split, device, best=best), manifest
+        how = {"best": best, "only_findings": protocol == "findings"}
+        return *load_pairs(run, data, split, device, **how), manifest
 
     model, pairs, manifest = distributed.run_everywhere(prepare)
     images, texts = encode_pairs(model, pairs, device, masked=masked)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -22,10 +21,10 @@ from torch import Tensor
 from data_prep import own_files
 from data_prep.commands import UsageError
 from data_prep.conditions import rows_where
+from data_prep.hits import HIT_COLUMNS, Hit
 
 from .ranking import check_features, normal_text, top_k
 
-HIT_COLUMNS = ("pair_id", "patient_id", "image_path", "report", "labels", "split")
 SIDES = ("images", "texts")
 FILES = ("images.npy", "texts.npy", "table.parquet")
 
@@ -36,25 +35,6 @@ class _About(BaseModel):
     model_hash: str
     made_for: dict
     files: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One search result: rank from 1, score = cosine (−1 … 1), row in the index, manifest entries;
-    `other`: the manifest's other columns, such as study_id, view and what was kept of one's own;
-    `same_as`: the rank of an earlier hit whose picture is nearly the same."""
-
-    rank: int
-    score: float
-    row: int
-    pair_id: str
-    patient_id: str
-    image_path: str
-    report: str
-    labels: str
-    split: str
-    other: dict[str, str] = field(default_factory=dict)
-    same_as: int | None = None
 
 
 class Index:

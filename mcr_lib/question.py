@@ -6,20 +6,19 @@ how an answer is drawn (kit/explore.py)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
 
-from data_prep.alike import first_alike
 from data_prep.commands import UsageError
 from data_prep.errors import KitError
+from data_prep.hits import Hit, as_row, name_duplicates
 from data_prep.images import read_gray
 from data_prep.machine import progress
 from data_prep.questions import Question, Searching
 
 from .features import check_query, encode_pictures, encode_texts
-from .index import Hit, Index
+from .index import Index
 from .model import MCR
 
 WITHOUT = -0.5  # weight of what hits should not be like, beside 1 for what they should
@@ -95,13 +94,6 @@ def _not_of_its_patient(index: Index, image: Tensor, tell: Callable[[str], None]
     return [f"patient_id!={best.patient_id}"]
 
 
-def name_duplicates(hits: list[Hit]) -> list[Hit]:
-    """The hits, each with the rank of the first one whose picture is nearly the same, if there is."""
-    firsts = first_alike(hit.image_path for hit in hits)
-    same_as = [None if first is None else hits[first].rank for first in firsts]
-    return [replace(hit, same_as=rank) for hit, rank in zip(hits, same_as, strict=True)]
-
-
 def ask_many(
     model: MCR, tokenizer, index: Index, questions: Iterable[Question], how: Searching
 ) -> list[dict]:
@@ -117,9 +109,3 @@ def ask_many(
             continue
         rows += [asked | as_row(hit) | {"notes": notes} for hit in hits]
     return rows
-
-
-def as_row(hit: Hit) -> dict:
-    """A hit as one flat row: rank, score and every column of the manifest."""
-    row = asdict(hit)
-    return row | row.pop("other")

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from .ranking import KS, TIE_RULE, check_features, label_ranking, merge_texts, ranks
 
-PROTOCOLS = ("text-identical", "exact", "label-match")
+PROTOCOLS = ("text-identical", "exact", "label-match", "findings", "pools")
+POOL = 100  # pairs
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def query_ranks(
       reports; a distinct report is asked once, and every image that carries it is relevant.
     * `exact`: only the own pair is relevant; identical reports then tie and count against the model.
     * `label-match`: relevant = at least one label shared; pairs without a label are left out.
+    * `findings`: `text-identical` of reports that are cut to their findings sections (evaluate.py does).
+    * `pools`: `label-match` within pools of POOL pairs, drawn once; what does not fill a pool is left out.
     In all of them identical reports share the features of the first: two encodings of one text, in batches of
     different length, may differ in the last bits and must not break a tie.
     """
@@ -56,13 +59,15 @@ def query_ranks(
         raise ValueError(f"one row per pair: {count} images, {sizes}")
     text_id, first = merge_texts(texts)
     reports = reports.to(images.device)[first[text_id]]
-    if protocol == "text-identical":
+    if protocol in ("text-identical", "findings"):
         return _rank_identical(images, reports, text_id, first)
     if protocol == "exact":
         own = torch.arange(count)
         return _rank_identical(images, reports, own, own)
     if protocol == "label-match":
         return _rank_by_label(images, reports, labels)
+    if protocol == "pools":
+        return _rank_in_pools(images, reports, labels)
     raise ValueError(f"unknown protocol {protocol!r}: choose from {', '.join(PROTOCOLS)}")
 
 
@@ -99,6 +104,23 @@ def _rank_by_label(images: Tensor, reports: Tensor, labels: list[str]) -> dict[s
         "image_to_text": QueryRanks(rows, query_of_pair, len(rows), *forward),
         "text_to_image": QueryRanks(rows, query_of_pair, len(rows), *backward),
     }
+
+
+def _rank_in_pools(images: Tensor, reports: Tensor, labels: list[str]) -> dict[str, QueryRanks]:
+    """`_rank_by_label` within each pool; of fewer than POOL pairs with a label all are one pool."""
+    rows = torch.tensor([row for row, own in enumerate(labels) if own.strip("| ")])
+    if len(rows) < POOL:
+        return _rank_by_label(images, reports, labels)
+    drawn = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
+    kept = drawn[: len(rows) // POOL * POOL]
+    own = [(images[p], reports[p], [labels[row] for row in p.tolist()]) for p in kept.split(POOL)]
+    pools, joined = [_rank_by_label(*pool) for pool in own], {}
+    query_of_pair = torch.full((len(labels),), -1).index_copy(0, kept, torch.arange(len(kept)))
+    for way in pools[0]:
+        columns = "n_relevant ranks precision average_precision".split()
+        values = [torch.cat([getattr(pool[way], name) for pool in pools]) for name in columns]
+        joined[way] = QueryRanks(kept, query_of_pair, POOL, *values)
+    return joined
 
 
 def _medians(values: Tensor, weights: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ from data_prep.run_files import PICTURES, RunError, hold_folder
 from mcr_lib.config import resolve
 from mcr_lib.data import PairData
 from mcr_lib.engine import checkpoint, distributed
-from mcr_lib.evaluate import evaluate_run
-from mcr_lib.features import QueryError, check_query, picture_hashes
+from mcr_lib.evaluate import evaluate_run, load_pairs
+from mcr_lib.features import QueryError, check_query, encode_pairs, encode_texts, picture_hashes
 from mcr_lib.run import load_run, train_run
 
 CPU = torch.device("cpu")
@@ -63,6 +63,40 @@ def test_the_training_split_is_marked_in_row_and_line(run, phantom, capsys):
     assert (
         "NOTE: seen in training: the pictures of" in out and "seen in training" in row["notes"][0]
     )
+
+
+def test_all_splits_are_one_gallery_and_what_was_trained_on_is_said(run, phantom):
+    result = evaluate_run(run, phantom, device=CPU, split="all")
+    table = folder.read(phantom)
+    frontal = table[table["view"] != "lateral"]
+    assert result["gallery"]["images"] == len(frontal)
+    trained = (frontal["split"] == "train").sum()
+    assert f"the pictures of {trained} of these {len(frontal)} pairs" in result["notes"][0]
+
+
+def test_findings_alone_are_encoded_and_compared_in_lower_case(run, phantom, tmp_path):
+    """Sections that differ in case only are one; a report without the section is left out."""
+    data = tmp_path / "data"
+    shutil.copytree(phantom, data)
+    table = pd.read_parquet(data / "manifest.parquet")
+    test = table.index[(table["split"] == "test") & (table["view"] != "lateral")]
+    test = test[table.loc[test, "findings"] != ""]
+    table.loc[test[0], "findings"] = ""
+    table.loc[test[2], "findings"] = table.loc[test[1], "findings"].upper()
+    table.to_parquet(data / "manifest.parquet")
+    result = evaluate_run(run, data, device=CPU, protocol="findings")
+    sections = table.loc[test, "findings"].str.lower()
+    sections = sections[sections != ""]
+    assert result["gallery"]["images"] == len(sections) == len(test) - 1
+    assert result["gallery"]["texts"] == sections.nunique()
+    model, tokenizer = load_run(run)
+    pairs = load_pairs(run, data, "test", CPU, only_findings=True)[1]
+    again = encode_texts(model, tokenizer, sections.tolist())
+    assert torch.allclose(encode_pairs(model, pairs, CPU)[1], again, atol=1e-5)
+    table["findings"] = ""
+    table.to_parquet(data / "manifest.parquet")
+    with pytest.raises(RunError, match="no report has a findings section"):
+        evaluate_run(run, data, device=CPU, protocol="findings")
 
 
 def test_a_test_split_of_training_pairs_is_marked_whatever_it_is_called(run, phantom, tmp_path):

@@ -18,6 +18,7 @@ from sklearn.metrics import average_precision_score
 from mcr_lib import ranking
 from mcr_lib.ranking import KS, label_ranking, merge_texts, ranks
 from mcr_lib.retrieval import (
+    POOL,
     PROTOCOLS,
     QueryRanks,
     chance,
@@ -435,17 +436,48 @@ def test_perfect_features_have_every_recall_at_100():
         assert result["interval"]["rsum"] == [600, 600]
 
 
+def test_in_pools_each_asks_its_own_hundred_and_by_label():
+    """Against `label-match` of each pool, told from the pairs that a query's precision comes from."""
+    count = 2 * POOL + 30
+    (images, reports), rest = arguments_for(count)
+    labels = ["" if n % 10 == 0 else label for n, label in enumerate(rest["labels"])]
+    asked = {"texts": [f"t{n}" for n in range(count)]}
+    found = query_ranks(images, reports, labels=labels, protocol="pools", **asked)
+    result = found["image_to_text"]
+    assert len(result.rows) == 2 * POOL == len(set(result.rows.tolist()))
+    assert all(labels[row] for row in result.rows) and result.gallery_size == POOL
+    for start in (0, POOL):
+        rows = result.rows[start : start + POOL]
+        own = [labels[row] for row in rows]
+        distinct = {"texts": [f"t{row}" for row in rows], "labels": own}
+        alone = query_ranks(images[rows], reports[rows], protocol="label-match", **distinct)
+        for way in DIRECTIONS:
+            part = found[way].precision[start : start + POOL]
+            assert part.equal(alone[way].precision)
+            assert result.query_of_pair[rows].tolist() == [*range(start, start + POOL)]
+
+
+def test_fewer_pairs_than_a_pool_are_one():
+    (images, reports), rest = arguments_for(23)
+    rest.pop("clusters")
+    one, whole = (
+        query_ranks(images, reports, protocol=name, **rest) for name in ("pools", "label-match")
+    )
+    assert one["text_to_image"].precision.equal(whole["text_to_image"].precision)
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_evaluate_has_exactly_the_documented_keys_and_is_json(protocol):
     features, rest = arguments_for(23, n_texts=9)
     result = evaluate(*features, protocol=protocol, n_bootstrap=50, seed=3, **rest)
+    by_label = protocol in ("label-match", "pools")
     measures = (
         ["precision@1", "precision@5", "precision@10", "mAP"]
-        if protocol == "label-match"
+        if by_label
         else ["R@1", "R@5", "R@10", "median_rank", "mean_rank"]
     )
     names = {f"{direction}_{measure}" for direction in DIRECTIONS for measure in measures}
-    names |= set() if protocol == "label-match" else {"rsum"}
+    names |= set() if by_label else {"rsum"}
     about = {
         "chance",
         "interval",
@@ -461,7 +493,7 @@ def test_evaluate_has_exactly_the_documented_keys_and_is_json(protocol):
     )
     assert json.loads(json.dumps(result)) == result and result["protocol"] == protocol
     assert all(low <= result[name] <= high for name, (low, high) in result["interval"].items())
-    if protocol != "label-match":
+    if not by_label:
         recalls = [result[f"{direction}_R@{k}"] for direction in DIRECTIONS for k in KS]
         assert result["rsum"] == pytest.approx(sum(recalls))
     assert evaluate(*features, protocol=protocol, n_bootstrap=50, seed=3, **rest) == result, (
