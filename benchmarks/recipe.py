@@ -22,14 +22,13 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import CountVectorizer
 from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.archive import WAYS, ChosenPairs, Hits, summary
 from data_prep import folder
-from data_prep.closed_form import correlate
+from data_prep.closed_form import AXES, correlate, report_components
 from data_prep.commands import QUIET, command_line, run_app
 from data_prep.machine import progress
 from data_prep.provenance import provenance
@@ -62,7 +61,7 @@ class Bench:
         pairs = ChosenPairs(data, np.flatnonzero(known), self.tokenizer, large)
         self.pixels = torch.from_numpy(pairs.pixels[pairs.rows])[:, None]  # N, 1, S, S
         self.pieces = self.piece_numbers(pairs)
-        self.encoders: dict = {}
+        self.encoders, self.kept = {}, {}
 
     def known_config(self, table: pd.DataFrame) -> RunConfig:
         config = resolve("small", {})
@@ -138,24 +137,34 @@ class Bench:
         counts = counted.fit_transform(texts)
         return [np.repeat(row.indices, row.data) for row in counts]
 
+    def components(self, reports: list[np.ndarray], count: int = AXES[1]) -> list:
+        """What report_components gives for the known reports of each fold, kept."""
+        key = id(reports), count
+        if key not in self.kept:
+            every = [np.flatnonzero(self.fold != fold) for fold in range(self.folds)]
+            own = [report_components([reports[row] for row in rows], 0, count) for rows in every]
+            self.kept[key] = own, reports
+        return self.kept[key][0]
+
     def measure(
-        self, images: np.ndarray, reports: list[np.ndarray], extra: np.ndarray | None = None, **how
+        self,
+        images: np.ndarray,
+        reports: list[np.ndarray],
+        extra: np.ndarray | None = None,
+        text_axes: int = AXES[1],
+        **how,
     ) -> SimpleNamespace:
-        """Hits of every query within its fold. extra: copies of the images, for the fit alone."""
-        both = images if extra is None else np.concatenate([images, extra])
-        most = min(REDUCED, both.shape[1], len(images) - 1)
-        reduced = PCA(most, svd_solver="randomized", random_state=0).fit(both)
-        x = [reduced.transform(side) for side in ((images,) if extra is None else (images, extra))]
-        parts, rows_of, offset = [], [], dict.fromkeys(WAYS, 0)
+        """Hits of every query within its fold. images (N, P), reduced; extra: copies, for the fit."""
+        copies, parts, offset = [images] + [extra] * (extra is not None), [], dict.fromkeys(WAYS, 0)
         joined = {way: ([], torch.full((len(images),), -1)) for way in WAYS}
-        for fold in range(self.folds):
-            asked = np.flatnonzero(self.fold == fold)
-            known = np.flatnonzero(self.fold != fold)
-            fitted = np.concatenate([side[known] for side in x])
-            numbers = [reports[row] for row in known] * len(x)
-            image, report = correlate(fitted, numbers, self.config.model.common_dim, 0, **how)
+        for fold, components in enumerate(self.components(reports, text_axes)):
+            asked, known = (np.flatnonzero(side) for side in (self.fold == fold, self.fold != fold))
+            fitted = np.concatenate([side[known] for side in copies])
+            places = np.concatenate([components.places] * len(copies))
+            components = components._replace(places=places)
+            image, report = correlate(fitted, components, self.config.model.common_dim, 0, **how)
             found = Hits(
-                unit((x[0][asked] - image.centre) @ image.map),
+                unit((images[asked] - image.centre) @ image.map),
                 unit(map_reports([reports[row] for row in asked], report)),
                 self.table.iloc[asked].reset_index(drop=True),
             )
@@ -165,13 +174,21 @@ class Bench:
                 query_of_pair[asked] = found.results[way].query_of_pair + offset[way]
                 values.append(found.values[way])
                 offset[way] += len(found.values[way])
-            rows_of.append(asked)
         return SimpleNamespace(
             clusters=self.patients,
             values={way: torch.cat(values) for way, (values, _) in joined.items()},
             results={way: SimpleNamespace(query_of_pair=own) for way, (_, own) in joined.items()},
             folds=parts,
         )
+
+
+def reduced(*blocks: np.ndarray) -> np.ndarray:
+    """The first REDUCED principal components of descriptions (N, P) that stand side by side."""
+    pixels = np.concatenate(blocks, axis=1)
+    pixels -= pixels.mean(0)
+    most = min(REDUCED, pixels.shape[1], len(pixels) - 1)
+    values, axes = np.linalg.eigh(pixels @ pixels.T)  # N, N
+    return axes[:, : -most - 1 : -1] * np.sqrt(values[: -most - 1 : -1].clip(0))
 
 
 def unit(vectors: np.ndarray) -> Tensor:
@@ -207,18 +224,18 @@ def mark_negation(text: str) -> str:
     return " ".join(words)
 
 
-def join(*blocks: np.ndarray) -> np.ndarray:
-    """Side by side, each brought to the same spread."""
-    return np.concatenate([x / np.sqrt(x.var(0).sum()) for x in blocks], axis=1)
+def even(*blocks: np.ndarray) -> list[np.ndarray]:
+    """Each brought to the same spread."""
+    return [x / np.sqrt(x.var(0).sum()) for x in blocks]
 
 
 def rows_of(bench: Bench) -> dict[str, Callable]:
     """Each row by its name: what changes, everything else as in the profile."""
     came, settled, pieces = bench.came(), bench.settled(), bench.pieces
-    profile = np.concatenate([came, settled], axis=1)
+    profile = reduced(came, settled)
 
     def images(make: Callable) -> Callable:
-        return lambda: bench.measure(make(), pieces)
+        return lambda: bench.measure(reduced(*make()), pieces)
 
     def reports(**how) -> Callable:
         return lambda: bench.measure(profile, bench.words(**how))
@@ -226,45 +243,45 @@ def rows_of(bench: Bench) -> dict[str, Callable]:
     def maps(**how) -> Callable:
         return lambda: bench.measure(profile, pieces, **how)
 
+    def with_copy():
+        both = reduced(np.concatenate([np.hstack([came, settled]), bench.jittered()]))
+        return bench.measure(both[: len(came)], pieces, both[len(came) :])
+
     return {
         "the profile": maps(),
-        "images as they came alone": images(lambda: came),
-        "settled images alone": images(lambda: settled),
-        "settled in one round": images(lambda: np.hstack([came, bench.settled(rounds=1)])),
-        "settled in two rounds": images(lambda: np.hstack([came, bench.settled(rounds=2)])),
-        "thumbnails of 48 pixels alone": images(bench.thumbnails),
-        "oriented gradients of settled images alone": images(bench.gradients),
-        "and oriented gradients": images(lambda: join(came, settled, bench.gradients())),
-        "and thumbnails": images(lambda: join(came, settled, bench.thumbnails())),
-        "and windows of settled images of 96 pixels": images(
-            lambda: join(came, settled, bench.settled(size=96))
-        ),
-        "and a second set of windows": images(
-            lambda: np.hstack([profile, bench.came(seed=1), bench.settled(seed=1)])
-        ),
-        "4 x 4 cells": images(lambda: np.hstack([bench.came(cells=4), bench.settled(cells=4)])),
-        "8 x 8 cells": images(lambda: np.hstack([bench.came(cells=8), bench.settled(cells=8)])),
-        "settled images in 1, 2 x 2, 4 x 4 and 6 x 6 cells": images(
-            lambda: join(came, settled, *(bench.settled(cells=n) for n in (1, 2, 4)))
-        ),
-        "histograms without the root": images(lambda: profile**2),
-        "a jittered copy of each image in the fit": lambda: bench.measure(
-            profile, pieces, bench.jittered()
-        ),
-        "200 components of images": maps(axes=(200, 200)),
-        "800 components of images": maps(axes=(800, 200)),
-        "100 components of reports": maps(axes=(400, 100)),
-        "400 components of reports": maps(axes=(400, 400)),
-        "a third of the ridge": maps(ridge=(0.1, 0.1)),
-        "three times the ridge": maps(ridge=(1.0, 1.0)),
+        "images as they came alone": images(lambda: [came]),
+        "settled images alone": images(lambda: [settled]),
+        "thumbnails of 48 pixels alone": images(lambda: [bench.thumbnails()]),
+        "oriented gradients of settled images alone": images(lambda: [bench.gradients()]),
+        "and oriented gradients": images(lambda: even(came, settled, bench.gradients())),
         "correlation to the power 0.5": maps(power=0.5),
         "correlation to the power 1": maps(power=1.0),
         "correlation to the power 1.5": maps(power=1.5),
         "correlation to the power 3": maps(power=3.0),
+        "200 components of images": maps(axes=200),
+        "800 components of images": maps(axes=800),
+        "100 components of reports": maps(text_axes=100),
+        "400 components of reports": maps(text_axes=400),
+        "a third of the ridge": maps(ridge=(0.1, 0.1)),
+        "three times the ridge": maps(ridge=(1.0, 1.0)),
         "whole words and pairs": reports(),
         "whole words alone": reports(length=1),
         "whole words, pairs and triples": reports(length=3),
         "whole words and pairs, negated ones marked": reports(negated=True),
+        "histograms without the root": images(lambda: [came**2, settled**2]),
+        "4 x 4 cells": images(lambda: [bench.came(cells=4), bench.settled(cells=4)]),
+        "8 x 8 cells": images(lambda: [bench.came(cells=8), bench.settled(cells=8)]),
+        "and settled images in 1, 2 x 2 and 4 x 4 cells": images(
+            lambda: even(came, settled, *(bench.settled(cells=n) for n in (1, 2, 4)))
+        ),
+        "and windows of settled images of 96 pixels": images(
+            lambda: even(came, settled, bench.settled(size=96))
+        ),
+        "and a second set of windows": images(
+            lambda: [came, settled, bench.came(seed=1), bench.settled(seed=1)]
+        ),
+        "settled in one round": images(lambda: [came, bench.settled(rounds=1)]),
+        "a jittered copy of each image in the fit": with_copy,
     }
 
 
@@ -284,20 +301,18 @@ def main(
     folds: int = 8,
 ) -> None:
     """Measure every row, write OUT, print the table."""
-    bench, measured = Bench(data, folds), {}
+    bench, chosen = Bench(data, folds), None
     content: dict = {"data": folder.describe_data(data), "pairs": len(bench.table), "folds": folds}
+    content |= {"rows": {}} | provenance(command_line(MODULE))
     for name, measure in progress(rows_of(bench).items(), desc="rows", unit="row"):
-        measured[name] = measure()
-    chosen = measured["the profile"]
-    content["rows"] = {
-        name: {
+        row = measure()
+        chosen = chosen or row
+        content["rows"][name] = {
             "whole": summary([(1.0, row)]),
             "gain": summary([(1.0, row), (-1.0, chosen)]),
             "each fold's rsum": row.folds,
         }
-        for name, row in measured.items()
-    }
-    folder.write_json(out, content | provenance(command_line(MODULE)))
+        folder.write_json(out, content)  # what is done stays, however it ends
     print(table(content))
 
 

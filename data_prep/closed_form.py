@@ -98,26 +98,44 @@ class ReportSide(NamedTuple):
     bias: np.ndarray
 
 
+class ReportComponents(NamedTuple):
+    """known, rarity: see ReportSide; axes (b, K) of them, and where on these each report lies (N, b)."""
+
+    known: np.ndarray
+    rarity: np.ndarray
+    axes: np.ndarray
+    places: np.ndarray
+
+
+def report_components(
+    reports: list[np.ndarray], seed: int, count: int = AXES[1]
+) -> ReportComponents:
+    """The principal components of reports, each an array of word numbers."""
+    weighted, known, rarity = weigh_words(reports)
+    svd = TruncatedSVD(min(count, len(reports) - 1, len(known) - 1), random_state=seed)
+    places = svd.fit_transform(weighted)
+    return ReportComponents(known, rarity, svd.components_, places)
+
+
 def correlate(
     histograms: np.ndarray,
-    reports: list[np.ndarray],
+    reports: ReportComponents,
     most: int,
     seed: int,
-    axes: tuple[int, int] = AXES,
+    *,
+    axes: int = AXES[0],
     ridge: tuple[float, float] = RIDGE,
     power: float = POWER,
 ) -> tuple[ImageSide, ReportSide]:
-    """Ridge CCA of the principal components of images (N, P) and of their reports as word numbers,
-    into at most `most` dimensions; ridge, power: see `ridge_cca`."""
-    weighted, known, rarity = weigh_words(reports)
-    pairs = len(histograms)
-    image_axes = PCA(min(axes[0], pairs - 1), random_state=seed)
-    text_axes = TruncatedSVD(min(axes[1], pairs - 1, len(known) - 1), random_state=seed)
-    x, y = image_axes.fit_transform(histograms), text_axes.fit_transform(weighted)
-    image_map, text_map = (side[:, :most] for side in ridge_cca(x, y - y.mean(0), ridge, power))
-    image = ImageSide(image_axes.mean_, image_axes.components_.T @ image_map)
-    report = text_axes.components_.T @ text_map, -y.mean(0) @ text_map
-    return image, ReportSide(known, rarity, *report)
+    """Ridge CCA of the principal components of images (N, P) and those of their reports, into at
+    most `most` dimensions; ridge, power: see `ridge_cca`."""
+    pca = PCA(min(axes, len(histograms) - 1, histograms.shape[1]), random_state=seed)
+    x, middle = pca.fit_transform(histograms), reports.places.mean(0)
+    maps = ridge_cca(x, reports.places - middle, ridge, power)
+    image_map, text_map = (side[:, :most] for side in maps)
+    image = ImageSide(pca.mean_, pca.components_.T @ image_map)
+    text = reports.axes.T @ text_map, -middle @ text_map
+    return image, ReportSide(reports.known, reports.rarity, *text)
 
 
 def _inverse_root(covariance: np.ndarray, ridge: float) -> np.ndarray:

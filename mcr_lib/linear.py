@@ -135,7 +135,7 @@ def learn_images(encoder: PatchHistograms, images: Tensor, random: np.random.Gen
 @torch.no_grad()
 def fit(model, pairs, seed: int) -> None:
     """Fit both encoders of `model`, an MCR, to the training pairs, a PairData."""
-    from data_prep.closed_form import correlate
+    from data_prep.closed_form import correlate, report_components
 
     images, words, device = model.image_encoder, model.report_encoder, model.log_scale.device
     random = np.random.default_rng(seed)
@@ -150,7 +150,8 @@ def fit(model, pairs, seed: int) -> None:
         histograms.append(images.describe(batch.images).flatten(1).cpu())
         found = zip(*words.words(batch.input_ids, batch.attention_mask), strict=True)
         reports += [number[stands].cpu().numpy() for number, stands in found]
-    x, y = correlate(torch.cat(histograms).numpy(), reports, model.config.common_dim, seed)
+    components, most = report_components(reports, seed), model.config.common_dim
+    x, y = correlate(torch.cat(histograms).numpy(), components, most, seed)
     k = x.map.shape[1]  # what is left of the common space stays zero
     images.map[:, :, :k] = tensor(x.map).view(*images.centre.shape, k)
     images.centre.copy_(tensor(x.centre).view_as(images.centre))
