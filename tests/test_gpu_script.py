@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.cost.memory import recompute_blocks
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu.checks import Checks
 from data_prep.commands import run_app
@@ -66,7 +67,7 @@ def test_every_check_passes_here(tmp_path):
     out = tmp_path / "checks.json"
     assert call("checks", "--backend", "eager", "--out", str(out)) == 0
     said = json.loads(out.read_text())["checks"]
-    assert len(said) == 5 and all(line.startswith("ok: ") for line in said.values()), said
+    assert len(said) == 6 and all(line.startswith("ok: ") for line in said.values()), said
 
 
 def test_a_check_notices_a_wrong_gradient(monkeypatch):
@@ -89,7 +90,26 @@ def test_kernels_and_the_largest_batch(tmp_path):
     batch = ("batch", "--smallest", "4", "--largest", "8", "--out", str(tmp_path / "batch.json"))
     assert call(*batch) == 0
     rows = json.loads((tmp_path / "batch.json").read_text())["batches"]
-    assert [(row["pairs"], row["parts"]) for row in rows] == [(4, 1), (8, 1), (8, 8)]
+    ways = [(row["pairs"], row["parts"], row["recomputed"]) for row in rows]
+    assert ways == [(4, 1, False), (8, 1, False), (8, 8, False), (8, 1, True)]
+
+
+def test_recomputed_blocks_keep_little_for_the_gradient():
+    kept = {}
+    for name, prepare in (("plain", lambda model: None), ("recomputed", recompute_blocks)):
+        checks, sizes = Checks("smoke", torch.device("cpu")), []
+
+        def pack(x, sizes=sizes):
+            sizes.append(x.nbytes)
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            trainer = checks.trainer()
+            prepare(trainer.model)
+            output = trainer.forward(trainer.batches.parts[0])
+        kept[name] = sum(sizes)
+        assert output.contrastive_loss.requires_grad
+    assert kept["recomputed"] < 0.5 * kept["plain"], kept
 
 
 def test_its_help_is_what_stands_at_its_top():

@@ -15,7 +15,7 @@ import torch
 import typer
 
 from benchmarks.cost.loading import wait_for
-from benchmarks.cost.memory import measure_peak_on_gpu
+from benchmarks.cost.memory import measure_peak_on_gpu, recompute_blocks
 from benchmarks.cost.steps import measure_steps
 from benchmarks.cost.subjects import LENGTHS, list_subjects, make_batch, make_trainers
 from benchmarks.gpu.checks import Batches, Checks
@@ -109,7 +109,7 @@ def batch(
     largest: Pairs = 4096,
     device: Device = "auto",
 ):
-    """Double the batch until memory is full; then the largest by a gradient cache of 8 parts."""
+    """Double the batch until memory is full; then a large one by a gradient cache of 8 parts, and recomputed."""
     where, config = pick_device(device), resolve(profile, parse_settings(settings))
     rows, pairs = [], smallest
     while pairs <= largest:
@@ -122,20 +122,27 @@ def batch(
     gc.collect()
     if where.type == "cuda":
         torch.cuda.empty_cache()
-    rows.append(measure_batch(config, min(largest, 8 * smallest), 8, where))
+    large = min(largest, 8 * smallest)
+    rows.append(measure_batch(config, large, 8, where))
+    rows.append(measure_batch(config, large, 1, where, recomputed=True))
     save(out, {"compile": config.train.compile, "batches": rows})
 
 
-def measure_batch(config: RunConfig, pairs: int, parts: int, device: torch.device) -> dict:
+def measure_batch(
+    config: RunConfig, pairs: int, parts: int, device: torch.device, *, recomputed: bool = False
+) -> dict:
     """Seconds and peak memory of one step of so many pairs, after one to warm up."""
     trainer, whole = open_trainer(config, pairs, device)
+    if recomputed:
+        recompute_blocks(trainer.model)
     cut = Batches(whole, parts).parts
     trainer.train_step(cut)
     wait_for(device)
     start = time.perf_counter()
     trainer.train_step(cut)
     wait_for(device)
-    row = {"pairs": pairs, "parts": parts, "seconds": time.perf_counter() - start}
+    row = {"pairs": pairs, "parts": parts, "recomputed": recomputed}
+    row["seconds"] = time.perf_counter() - start
     if device.type == "cuda":
         row["peak_bytes"] = measure_peak_on_gpu(trainer, *cut)
     print(row, flush=True)

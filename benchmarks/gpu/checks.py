@@ -1,5 +1,5 @@
 """Whether the Trainer computes on this device what it computes on a CPU in float32, and every way of computing a step
-(compiled, in parts, gone on with) what the plain one does. Not here: how fast (__main__.py)."""
+(compiled, in parts, recomputed, gone on with) what the plain one does. Not here: how fast (__main__.py)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.cost.memory import recompute_blocks
 from benchmarks.cost.subjects import LENGTHS, make_batch
 from data_prep.errors import KitError
 from mcr_lib.config import resolve
@@ -68,9 +69,10 @@ class Checks:
         how = {"run": run, "device": where, "callbacks": callbacks}
         return Trainer(copy.deepcopy(self.model), Batches(batch, parts), config, **how)
 
-    def step(self, **how) -> dict[str, torch.Tensor]:
-        """Losses of the first step, and the gradients it takes, by name."""
+    def step(self, prepare=lambda model: None, **how) -> dict[str, torch.Tensor]:
+        """Losses of the first step of the prepared model, and the gradients it takes, by name."""
         trainer = self.trainer(**how, clip_norm=1e9)
+        prepare(trainer.model)
         found = {}
 
         def keep(optimizer, *_):
@@ -97,6 +99,9 @@ class Checks:
 
     def check_gradient_cache(self) -> str:
         return self.agree(self.step(parts=4))
+
+    def check_recomputed(self) -> str:
+        return self.agree(self.step(prepare=recompute_blocks))
 
     def check_compiled(self) -> str:
         return self.agree(self.step(compile=True))
