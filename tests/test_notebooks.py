@@ -18,6 +18,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from papermill import inspect_notebook
 
 from kit.lesson import Lesson, Parameters
 from mcr_lib.config import ConfigError
@@ -99,6 +100,7 @@ def test_parameters_then_the_cell_that_checks_them(path):
         )
         given[node.target.id] = node.value.value
     assert given == Parameters().model_dump()
+    assert set(inspect_notebook(path)) == set(given), "papermill knows them all"
     assert all("#" in line for line in first.source.splitlines()), "each parameter has its comment"
     assert f'Lesson.begin("{path.stem}")' in second.source
 

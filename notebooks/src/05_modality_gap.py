@@ -24,10 +24,10 @@
 # %% tags=["parameters"]
 profile: str = ""  # smoke (seconds), demo (minutes), base (a GPU); empty: demo where it is trained
 data: str = ""  # data set folder made by `python -m data_prep`; empty: a synthetic one is drawn
-out: str = ""  # folder for what the notebooks leave; empty: runs/<profile>
+out: str = ""  # folder for what a lesson leaves, seen from the project; empty: runs/<profile>
 seed: int = 0  # of the initial weights, the order of the pairs and the masks
 device: str = "auto"  # auto, cpu, cuda
-settings: str = ""  # keys on top of the profile's, as after --set: "steps=300 dropout=0.1"
+settings: str = ""  # keys and values on top of the profile, as after --set, parted by spaces
 
 # %%
 from kit.lesson import Lesson
