@@ -22,7 +22,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from .errors import DataError
+from .errors import DataError, KitError
 
 LIMIT = 2**30  # bytes of a text file of ours, at most; a study's results take 30 MB
 DISK_FULL = re.compile(r"No space left|\d requested and \d+ written")  # as Arrow, NumPy say it
@@ -90,13 +90,17 @@ def _is_at(handle: int, path: Path) -> bool:
 
 @contextmanager
 def _reporting(path: Path):
-    """An OSError in the block names `path` where the system named nothing or what is written beside it."""
+    """A full disk in the block is an OSError that names `path`, whatever library says it and of which file (of a copy
+    the system names the source); so is another OSError that names nothing, or what is written beside `path`."""
     try:
         yield
-    except OSError as error:
-        number = error.errno or (errno.ENOSPC if DISK_FULL.search(str(error)) else None)
+    except KitError:
+        raise
+    except Exception as error:
+        number = errno.ENOSPC if DISK_FULL.search(str(error)) else getattr(error, "errno", None)
         beside = str(path.with_name(f".{path.name}."))
-        if number is None or not str(error.filename or beside).startswith(beside):
+        named = str(getattr(error, "filename", None) or beside)
+        if number is None or not (number == errno.ENOSPC or named.startswith(beside)):
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
 

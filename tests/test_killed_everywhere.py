@@ -163,7 +163,7 @@ def test_killed_at_every_rename(name, trained, phantom, tmp_path):
         shutil.rmtree(place)
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "search"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "search", "export"])
 def test_a_disk_that_is_full_at_any_stage(name, trained, phantom, small_disk, capsys):  # noqa: F811
     """With ever more room, until there is enough: each time one line, no half file, and the last one is whole."""
     disk, remount = small_disk
@@ -172,11 +172,8 @@ def test_a_disk_that_is_full_at_any_stage(name, trained, phantom, small_disk, ca
     fill = os.statvfs(disk)
     used = (fill.f_blocks - fill.f_bfree) * fill.f_bsize
     before = content(disk)
-    need = (
-        sum(path.stat().st_blocks * 512 for path in trained.rglob("*"))
-        if name == "train"
-        else 2**17
-    )
+    whole = sum(path.stat().st_blocks * 512 for path in trained.rglob("*"))
+    need = {"train": whole, "export": whole / 3}.get(name, 2**17)
     line = {
         "train": lambda: arguments(phantom, disk / "run", SHORT, *resume(disk / "run")),
         "evaluate": lambda: [
@@ -197,6 +194,7 @@ def test_a_disk_that_is_full_at_any_stage(name, trained, phantom, small_disk, ca
             "--text",
             "effusion",
         ],
+        "export": lambda: ["export", "--run", disk / "run", "--out", disk / "export"],
     }[name]
     failures = 0
     for share in (0, 0.02, 0.1, 0.3, 0.5, 0.8, 0.95, 1.5, 2.0, 4.0):

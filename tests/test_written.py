@@ -13,6 +13,7 @@ from test_data_prep_mimic_cxr import root, run  # noqa: F401 (a fixture)
 from test_data_prep_openi import run as run_openi
 from test_data_prep_openi import write_trees
 from test_patients import write
+from test_recovery import small_disk  # noqa: F401 (a fixture)
 
 from data_prep import folder, own_files
 from data_prep.__main__ import main
@@ -318,6 +319,31 @@ def test_a_full_disk_at_every_file_names_the_file(places, tmp_path, reader, monk
         monkeypatch.setattr(os, "replace", replace)
         assert prepare(place, out) == 0
         assert tree(out) == whole, at
+
+
+def test_a_full_disk_is_named_and_not_the_images_that_are_read(
+    tmp_path,
+    archive,
+    small_disk,  # noqa: F811
+    capsys,
+):
+    """On a real one, with ever more room."""
+    disk, remount = small_disk
+    assert csv(tmp_path, archive) == 0
+    need = sum(file.stat().st_blocks * 512 for file in (tmp_path / "out").rglob("*"))
+    failures = 0
+    for share in (0, 0.1, 0.3, 0.6, 0.9, 1.1, 2):
+        remount(f"size={int(share * need) + 8192}")
+        capsys.readouterr()
+        status = csv(tmp_path, archive, "--out", str(disk / "out"), "--processes", "1")
+        if status == 0:
+            break
+        failures += 1
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith(f"data_prep: {disk}") and "No space left" in said
+        assert not list(disk.rglob("*.tmp"))
+    assert status == 0 and failures > 1
+    assert tree(disk / "out").keys() == tree(tmp_path / "out").keys()
 
 
 def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(
