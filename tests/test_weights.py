@@ -1,12 +1,14 @@
 """Starting from weights on disk: a timm folder and a transformers folder, as a user has them, through `train`."""
 
 import json
+from contextlib import suppress
 
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, BertConfig, BertForMaskedLM, BertModel
+from transformers.utils import logging
 
 from data_prep import folder
 from mcr_lib.config import ConfigError, resolve
@@ -401,3 +403,27 @@ def test_a_vit_of_one_layer_is_known_by_its_heads(monkeypatch):
         pretrained.load_vit(vit, "4")
     pretrained.load_vit(vit, "3")
     assert vit.pos_embed.equal(made[3].pos_embed)
+
+
+def test_what_was_loaded_is_told_apart_by_every_value_and_name():
+    torch.manual_seed(0)
+    one, other = (torch.nn.Sequential(torch.nn.Linear(3, 2)) for _ in range(2))
+    assert pretrained._describe(one, "x")["sha256"] != pretrained._describe(other, "x")["sha256"]
+    other.load_state_dict(one.state_dict())
+    assert pretrained._describe(one, "x") == pretrained._describe(other, "x")
+    named = torch.nn.ModuleDict({"other": one[0]})  # the same values under another name
+    assert pretrained._describe(named, "x")["sha256"] != pretrained._describe(one, "x")["sha256"]
+
+
+def test_transformers_is_silent_while_weights_are_read_and_talks_again_afterwards():
+    before = logging.get_verbosity()
+    logging.set_verbosity_info()
+    try:
+        for fails in (False, True):
+            with suppress(ConfigError), pretrained._reading("text_weights", "x", "y"):
+                assert logging.get_verbosity() == logging.ERROR
+                if fails:
+                    raise OSError
+            assert logging.get_verbosity() == logging.INFO
+    finally:
+        logging.set_verbosity(before)
