@@ -1,9 +1,9 @@
 """Mutation testing: is each small fault that could be made in a file found by the file's tests?
 
-`python -m benchmarks.mutation [--only mcr_lib/losses.py] [--out FILE.json]`. A mutant is the file with one thing
-changed: a comparison, an operator, a number, a truth value, a condition turned round, a call or an error left out. It
-is killed if a test fails or the tests do not end in time. Mutants that no test can tell from the original are listed
-with the reason in equivalent.yaml. What is said to a reader alone (strings) is not changed.
+`python -m benchmarks.mutation [--only mcr_lib/losses.py] [--out FILE.json] [--again]`. A mutant is the file with one
+thing changed: a comparison, an operator, a number, a truth value, a condition turned round, a call or an error left
+out. It is killed if a test fails or the tests do not end in time. Mutants that no test can tell from the original are
+listed with the reason in equivalent.yaml. What is said to a reader alone (strings) is not changed.
 """
 
 import ast
@@ -152,8 +152,13 @@ def passes(root: Path, arguments: list[str], limit: float) -> bool:
     return False
 
 
-def try_file(name: str, tests: list[str], root: Path, known: dict[str, str]) -> dict:
-    """The file's row: mutants, killed, equivalent with a reason each, survivors, share of the meaningful killed."""
+def try_file(
+    name: str, tests: list[str], root: Path, known: dict[str, str], again: list[str] | None = None
+) -> dict:
+    """The file's row: mutants, killed, equivalent with a reason each, survivors, share of the meaningful killed.
+
+    again: those that survived earlier; then they alone are tried, and the others are counted as killed.
+    """
     path = root / name
     source = path.read_text()
     start = time.monotonic()
@@ -164,14 +169,16 @@ def try_file(name: str, tests: list[str], root: Path, known: dict[str, str]) -> 
     unknown = known.keys() - {mutant for mutant, _ in made}
     if unknown:
         raise SystemExit(f"equivalent.yaml: {name} has no mutant {sorted(unknown)[0]!r}")
-    survivors, tried = [], [one for one in made if one[0] not in known]
+    meaningful = [one for one in made if one[0] not in known]
+    tried = [one for one in meaningful if again is None or one[0] in again]
+    survivors = []
     for mutant, text in progress(tried, desc=name):
         path.write_text(text)
         if passes(root, tests, limit):
             survivors.append(mutant)
     path.write_text(source)
-    killed = len(tried) - len(survivors)
-    share = round(killed / len(tried), 3)
+    killed = len(meaningful) - len(survivors)
+    share = round(killed / len(meaningful), 3)
     return {
         "mutants": len(made),
         "killed": killed,
@@ -186,6 +193,9 @@ def main(
     out: Annotated[
         Path | None, typer.Option(help="JSON file of results, files added to it")
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="only what survived in OUT, after tests were added")
+    ] = False,
 ) -> None:
     """Make every mutant of the files that must not be wrong and run their tests on it."""
     for module in LOADED.split():
@@ -202,7 +212,8 @@ def main(
         shutil.copytree(ROOT, copied, ignore=left_out)
         for name, tests in TESTS.items():
             if not only or name in only:
-                results[name] = try_file(name, tests, copied, known.get(name, {}))
+                earlier = results[name]["survivors"] if again else None
+                results[name] = try_file(name, tests, copied, known.get(name, {}), earlier)
                 print(name, json.dumps(results[name], indent=1, ensure_ascii=False))
                 if out:
                     out.write_text(

@@ -25,7 +25,10 @@ from .errors import DataError
 SEPARATORS = ",;\t|"
 LIMIT = 2**30  # bytes of an unpacked table: more is a mistake, or meant to fill the memory
 SHAPES = 1000  # rows whose keys are remembered, to know a row where it does not belong
-ENCODINGS = "cp1252 (Excel in Western Europe and America), gb18030 (China), cp932 (Japan), cp1251"
+ENCODINGS = (
+    "cp1252 (Excel in Western Europe and America), cp1251 (in Cyrillic), gb18030 (China), "
+    "big5 (Taiwan), cp932 (Japan), euc_kr (Korea)"
+)
 PROSE = re.compile(r"\s*[^\W\d_](?:[^\W\d_]|\s)*[.]?\s*")  # words, and nothing that names have
 MARKS = (  # the byte order marks, the longer first
     (b"\xef\xbb\xbf", "utf-8-sig"),
