@@ -26,6 +26,7 @@ from .errors import DataError, KitError
 
 LIMIT = 2**30  # bytes of a text file of ours, at most; a study's results take 30 MB
 DISK_FULL = re.compile(r"No space left|\d requested and \d+ written")  # as Arrow, NumPy say it
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or what one may have of it
 DEEPEST = 20  # lists and mappings within each other, in YAML
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -97,10 +98,11 @@ def _reporting(path: Path):
     except KitError:
         raise
     except Exception as error:
-        number = errno.ENOSPC if DISK_FULL.search(str(error)) else getattr(error, "errno", None)
+        number = getattr(error, "errno", None)
+        number = number or (errno.ENOSPC if DISK_FULL.search(str(error)) else None)
         beside = str(path.with_name(f".{path.name}."))
         named = str(getattr(error, "filename", None) or beside)
-        if number is None or not (number == errno.ENOSPC or named.startswith(beside)):
+        if number is None or not (number in FULL or named.startswith(beside)):
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
 

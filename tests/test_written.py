@@ -346,6 +346,16 @@ def test_a_full_disk_is_named_and_not_the_images_that_are_read(
     assert tree(disk / "out").keys() == tree(tmp_path / "out").keys()
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_copy_that_finds_no_room_names_the_copy(tmp_path, number):
+    """The system names the source; and what is wrong with a source is said of it."""
+    target = tmp_path / "copy.png"
+    for error, named in ((number, target), (errno.EIO, "source.png")):
+        with pytest.raises(OSError) as said, own_files.atomic(target):
+            raise OSError(error, os.strerror(error), "source.png")
+        assert (said.value.errno, said.value.filename) == (error, str(named))
+
+
 def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(
     tmp_path, archive
 ):
