@@ -59,7 +59,7 @@ class WordExplorer(Explorer):
 
 
 class MaskingExplorer(Explorer):
-    """One pair of a batch with any share of its patches and words masked, by the noise that training would use."""
+    """One pair of a batch with any share of its patches and words hidden, by the noise that training would use."""
 
     def __init__(self, batch: Batch, tokenizer, config: MCRConfig):
         self.batch, self.tokenizer, self.config = batch, tokenizer, config
@@ -67,17 +67,17 @@ class MaskingExplorer(Explorer):
         super().__init__(
             "Masking explorer",
             pair=widgets.IntSlider(0, 0, len(batch.images) - 1, description="Pair"),
-            image=widgets.IntSlider(image, 0, 95, 5, description="Image, % masked"),
-            report=widgets.IntSlider(report, 0, 95, 5, description="Report, % masked"),
+            image=widgets.IntSlider(image, 0, 95, 5, description="Image, % hidden"),
+            report=widgets.IntSlider(report, 0, 95, 5, description="Report, % hidden"),
         )
 
     def draw(self, pair, image, report) -> tuple[str, str]:
-        """The pair with these percentages masked → (html, note)."""
+        """The pair with these percentages hidden → (html, note)."""
         seen, picture = self._mask_image(pair, image)
         covered, tokens = self._mask_report(pair, report)
         text = escape(" ".join(tokens).replace(" ##", "")).replace("[MASK]", HIDDEN)
         patches = self.config.num_patches
-        note = f"{seen} of {patches} patches seen, {covered} of {len(tokens)} tokens masked"
+        note = f"{seen} of {patches} patches seen, {covered} of {len(tokens)} tokens hidden"
         return render("row.html", parts=[picture, BESIDE.format(text)]), note
 
     def _mask_image(self, pair: int, percent: int) -> tuple[int, Markup]:
@@ -88,11 +88,11 @@ class MaskingExplorer(Explorer):
         holes = torch.where(removed > 0, float("nan"), 0.0)
         holes = holes.reshape(config.img_size // config.patch_size, -1).cpu()
         shown = overlay(to_gray(self.batch.images[pair]), holes)
-        alt = f"chest X-ray with {percent} % of its patches masked"
+        alt = f"chest X-ray with {percent} % of its patches hidden"
         return ids_keep.shape[1], picture_html(shown, alt, width=260)
 
     def _mask_report(self, pair: int, percent: int) -> tuple[int, list[str]]:
-        """→ how many tokens are masked, all tokens."""
+        """→ how many tokens are hidden, all tokens."""
         batch, config, one = self.batch, self.config, slice(pair, pair + 1)
         masked_ids, _, _ = mask_report(
             batch.input_ids[one],

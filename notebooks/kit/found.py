@@ -17,6 +17,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 RETRIEVAL = "points of RSum (0–600)"  # the unit of what is said of retrieval
 SIGNED = {"ratio": "{:.2f}", RETRIEVAL: "{:+.1f}"}
 ABOUT_RETRIEVAL = (
+    "In brackets stands the interval over seeds. It *holds 0*, or is *clear of 0*. "
     "A difference of recall says something of the method only where the models clear the linear one (notebook 04, "
     "section 5). Where they do not, they are under-trained, and the study gives no verdict: `benchmarks/RESULTS.md`."
 )
@@ -84,7 +85,7 @@ def beside_linear(name: str) -> pd.DataFrame:
             for way in ("image_to_text", "text_to_image")
         }
         rows[line] = both | {"data": source["data"]["sha256"][:8]}
-    return pd.DataFrame(rows).T
+    return pd.DataFrame.from_dict(rows, orient="index")  # columns of one kind, to be rounded
 
 
 def recall_over_cost(name: str) -> pd.DataFrame:

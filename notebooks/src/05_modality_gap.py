@@ -226,7 +226,7 @@ lesson.table(
 # %%
 planes = {name: project_2d(i, t, "pca", seed=lesson.seed) for name, (i, t) in features.items()}
 titles = {
-    name: f"{name}: {100 * sum(p.explained):.0f} % of the spread" for name, p in planes.items()
+    name: f"{name}\n{100 * sum(p.explained):.0f} % of the spread" for name, p in planes.items()
 }
 figure = plotting.clouds({titles[name]: (p.images, p.texts) for name, p in planes.items()})
 caption = "Images and reports in the plane of their principal components (after the paper's Fig. 4)"

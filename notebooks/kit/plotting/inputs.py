@@ -169,8 +169,9 @@ def relative_costs(panels: dict[str, tuple[list[float], dict[str, list[float]]]]
             markeredgewidth=0,
         )
         ax.set(title=title, xlabel="share hidden (%)")
-        ax.set(ylim=(0, None), xlim=(-3, 100 * max(shares) + 5))
+        ax.set(xlim=(-3, 100 * max(shares) + 5))
         ax.legend().set_visible(ax is axes[0, 0])
+    axes[0, 0].set_ylim(0, None)  # of all panels, once all lines are there
     axes[0, 0].set_ylabel("cost, hiding nothing = 1")
     axes[0, 0].legend(fontsize=8.5, loc="lower left")
     return picture

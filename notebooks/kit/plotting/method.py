@@ -46,7 +46,7 @@ def _draw_two_streams(ax: Axes, whole, masked, words: list[str], hidden_words: l
         _draw_encoder(ax, y, code, source)
         up = 1 if code == "v" else -1
         draw_arrow(ax, 4.35, y, 5.05, y)
-        _draw_block(ax, 5.95, y, f"$F_{code}$, pool", COLOURS["common"], width=1.8)
+        _draw_block(ax, 5.95, y, f"$F_{code}$\naggregate", COLOURS["common"], width=1.8)
         draw_arrow(ax, 6.85, y, 8.6, 8.4 + 0.3 * up)
         _name_vector(ax, 7.5, y, code)
     _draw_block(ax, 9.4, 8.4, "$L_{vrc}$", COLOURS["loss"])
@@ -72,7 +72,7 @@ def _draw_one_stream(ax: Axes, masked, hidden_words: list[str]) -> None:
         _draw_block(ax, 6.5, outer, f"$D_{code}$", COLOURS["decoder"])
         draw_arrow(ax, 7.25, outer, 8.6, outer)
         _draw_block(ax, 9.4, outer, RECONSTRUCTION[code], COLOURS["loss"])
-        _draw_block(ax, 6.5, inner, f"$F_{code}$, pool", COLOURS["common"], width=1.8)
+        _draw_block(ax, 6.5, inner, f"$F_{code}$\naggregate", COLOURS["common"], width=1.8)
         draw_arrow(ax, 7.4, inner, 8.6, 5.5 + (0.3 if code == "v" else -0.3))
         _name_vector(ax, 7.75, inner, code)
     _draw_block(ax, 9.4, 5.5, "$L_{vrc}$", COLOURS["loss"])
@@ -199,8 +199,9 @@ def _draw_one_unit(ax: Axes, x: Tensor) -> None:
 
 def two_orders(found: dict) -> Picture:
     """R@1 of heads of both orders, a mark per seed; found: what `one_patch.compare` returns."""
-    alt = "Own report on top for MbA and AbM, by pooling; the finding is seen by: " + ", ".join(
-        found
+    alt = (
+        "Own report on top for MbA and AbM, by way to aggregate; the finding is seen by: "
+        + ", ".join(found)
     )
     picture, axes = new_picture(3.1, 1, len(found), sharey=True, alt=alt)
     for ax, (seen_by, poolings) in zip(axes[0], found.items(), strict=True):
