@@ -146,7 +146,7 @@ def _measure_test(
         normal = (test.table["labels"].str.strip() == "normal").to_numpy()
         for name, chosen in (("normal", normal), ("abnormal", ~normal)):
             if chosen.any():
-                metrics[f"test, {name}"] = _mean_metrics(ranked, torch.from_numpy(chosen))
+                metrics[f"test, {name}"] = _mean_metrics(ranked, torch.tensor(chosen))
     return metrics, per_query
 
 
