@@ -5,9 +5,11 @@ import json
 import re
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks import page, reproduce
+from benchmarks import page, reproduce, thumbnails
 from benchmarks.study import comparisons
 from data_prep.commands import run_app
 from kit.lesson import Parameters
@@ -234,3 +236,18 @@ def test_a_profile_that_is_fitted_is_refused_before_anything_is_made(tmp_path, c
     assert run_app(reproduce.app, reproduce.MODULE, arguments) == 2
     assert "one of smoke, demo, base" in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
+
+
+def test_the_sheet_of_lessons_shows_a_figure_of_each_or_says_which_is_missing(tmp_path, capsys):
+    for lesson, name in thumbnails.SHOWN.items():
+        figure = tmp_path / "lessons" / lesson / f"{name}.png"
+        figure.parent.mkdir(parents=True)
+        Image.new("RGB", (1000, 400), "red").save(figure)
+    arguments = ["--run", str(tmp_path), "--out", str(tmp_path / "sheet.png")]
+    assert run_app(thumbnails.app, "benchmarks.thumbnails", arguments) == 0
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).reshape(-1, 3)
+    red = (np.abs(sheet.astype(int) - [255, 0, 0]).max(1) < 20).sum()
+    assert red == 7 * thumbnails.WIDTH * round(0.4 * thumbnails.WIDTH)
+    (tmp_path / "lessons" / "06_explore" / "maps.png").unlink()
+    assert run_app(thumbnails.app, "benchmarks.thumbnails", arguments) == 2
+    assert "no figure maps of 06_explore" in capsys.readouterr().err
