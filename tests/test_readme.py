@@ -11,7 +11,13 @@ from mcr_lib.config import parse_settings, resolve
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 PAGES = ["README.md", "mcr_lib/README.md", "data_prep/README.md"]
-PAGES += ["benchmarks/RESULTS.md", "benchmarks/SCALING.md", "CONTRIBUTING.md"]
+PAGES += [
+    "notebooks/GLOSSARY.md",
+    "notebooks/QUESTIONS.md",
+    "benchmarks/RESULTS.md",
+    "benchmarks/SCALING.md",
+    "CONTRIBUTING.md",
+]
 
 
 def test_the_claims_are_what_the_command_prints():
@@ -31,6 +37,16 @@ def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / page).read_text())
     missing = [target for target in targets if not ((ROOT / page).parent / target).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_to_a_heading_find_it(page):
+    asked = re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", (ROOT / page).read_text())
+    for target, anchor in asked:
+        text = ((ROOT / page).parent / target if target else ROOT / page).read_text()
+        headings = re.findall(r"^#+ (.+)$", text, re.M)
+        slugs = [re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings]
+        assert anchor in slugs, f"{target}#{anchor}"
 
 
 def test_the_map_names_every_module_of_the_library_once():
