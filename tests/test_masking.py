@@ -32,6 +32,11 @@ def test_exactly_the_rounded_share_of_patches_is_removed(L, ratio, seed):
     assert (mask.sum(1) == removed).all() and (mask.gather(1, ids_keep) == 0).all()
 
 
+def test_one_patch_always_stays():
+    for L in (1, 2, 3):
+        assert random_masking(noise(2, L), 0.99)[0].shape[1] == 1
+
+
 def test_a_hundred_tokens_at_ninety_percent_keep_ten():
     assert random_masking(noise(2, 100), 0.9)[0].shape[1] == 10  # int(100 * (1 - 0.9)) would be 9
 
