@@ -57,7 +57,7 @@ fuzz: env  ## 138,000 generated odd or damaged inputs through every reader, an h
 mutation: env  ## small faults in masking, losses, ranks, splits, weight loading: are they found? an hour: OUT=FILE.json
 	$(BIN)/python -m benchmarks.mutation $(if $(filter %.json,$(OUT)),--out $(OUT))
 
-coverage: env  ## lines of mcr_lib and data_prep that all tests run, half as long again as make test: OUT=FILE.json
+coverage: env  ## lines of mcr_lib and data_prep that all tests run, longer than make test: OUT=FILE.json
 	$(BIN)/pip install --quiet --editable .[coverage]
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest
