@@ -103,7 +103,8 @@ class WeightedWords(nn.Module):
     def words(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """input_ids, attention_mask (N, T) → numbers of words, and whether they stand there, both
         (N, 2·T): first the tokens, then the pairs that end in them."""
-        token = attention_mask.bool() & ~torch.isin(input_ids, input_ids.new_tensor(self.special))
+        special = (input_ids[:, :, None] == input_ids.new_tensor(self.special)).any(2)
+        token = attention_mask.bool() & ~special
         before, follows = input_ids.roll(1, 1), token & token.roll(1, 1)  # the first is special
         pair = self.first_pair + (before * 7919 + input_ids * 104_729) % WORD_PAIRS
         return torch.cat([input_ids, pair], dim=1), torch.cat([token, follows], dim=1)

@@ -204,6 +204,18 @@ def test_it_goes_where_any_model_goes(run, phantom, loaded, tmp_path):
         assert torch.allclose(traced(**inputs), side(**inputs), atol=1e-6)
 
 
+def test_it_goes_to_onnx_whole(run, loaded, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install --editable '.[onnx]'")
+    export_run(run, tmp_path / "out", onnx=True)
+    model, batch = loaded
+    for name, _, inputs, _ in sides(model):
+        given = {key: getattr(batch, key) for key in inputs}
+        session = onnxruntime.InferenceSession(tmp_path / "out" / f"{name}.onnx")
+        found = session.run(None, {key: value.numpy() for key, value in given.items()})[0]
+        encode = model.encode_image if name == "image" else model.encode_text
+        np.testing.assert_allclose(found, encode(**given).detach().numpy(), atol=1e-5)
+
+
 @pytest.mark.parametrize("wrong", ["framework=mcr", "pooling=max", "text_weights=x"])
 def test_what_it_cannot_be_is_refused(wrong):
     key, value = wrong.split("=")
