@@ -140,16 +140,16 @@ lesson.claim(
 # So a score orders the gallery for one question. It does not say whether the question makes sense, and the scores of
 # two questions cannot be compared. The explorer and `search` refuse a sentence of mostly unknown pieces, and no more.
 #
-# **Exercise.** Only one word differs between *Left pneumothorax.* and *Right pneumothorax.*, and both findings look
-# alike but for the side. Take the first ten images for each sentence. Predict how many have a pneumothorax on the
-# side that was asked for, and how many on the other.
+# **Exercise.** Only one word differs between *Large left pneumothorax.* and *Large right pneumothorax.*, and both
+# findings look alike but for the side. Take the first ten images for each sentence. Predict how many have a
+# pneumothorax on the side that was asked for, and how many on the other. Then leave out *Large*: some models take
+# such a sentence for one of the many reports that deny a pneumothorax.
 
 
 # %% tags=["solution"]
 def sides(searcher, side: str, k: int = 10) -> dict:
     reports = [
-        hit.report.lower()
-        for hit in searcher.for_text(f"{side} pneumothorax.".capitalize(), k).hits
+        hit.report.lower() for hit in searcher.for_text(f"Large {side} pneumothorax.", k).hits
     ]
     found = [text for text in reports if "pneumothorax" in text]
     return {

@@ -103,9 +103,10 @@ def glows(
 ) -> Picture:
     """Images (N, H, W) in [0, 1] with maps (N, S, S) over them, and boxes (N, 4) as fractions of each.
 
-    All maps have one scale, which the bar shows.
+    All maps have one scale, which the bar shows. It ends at the median of their hottest patches, so that a single one
+    does not darken all others.
     """
-    most = max(float(torch.as_tensor(heat).nan_to_num(0).max()) for heat in maps)
+    most = float(np.median([float(torch.as_tensor(heat).nan_to_num(0).max()) for heat in maps]))
     rows = -(-len(grays) // columns)
     alt = "Chest X-rays with the patches lit that a text speaks of: " + "; ".join(titles)
     picture, axes = new_picture(rows * (WIDTH / columns + 0.45), rows, columns, alt=alt)
@@ -121,7 +122,7 @@ def glows(
     scale = ScalarMappable(
         Normalize(0, most), LinearSegmentedColormap.from_list("glow", ["white", GLOW])
     )
-    picture.colorbar(scale, ax=axes, shrink=0.8, aspect=30, pad=0.01, label=unit)
+    picture.colorbar(scale, ax=axes, shrink=0.8, aspect=30, pad=0.01, label=unit, extend="max")
     return picture
 
 
