@@ -51,7 +51,7 @@ benchmark: env  ## what a step costs beside open_clip, which this installs first
 	$(BIN)/pip install --quiet --editable .[bench]
 	$(BIN)/python -m benchmarks.cost --device $(DEVICE) --out $(if $(filter %.json,$(OUT)),$(OUT),runs/benchmark.json)
 
-fuzz: env  ## 138,000 generated odd or damaged inputs through every reader, an hour or two: OUT=FILE.json
+fuzz: env  ## 138,000 generated odd or damaged inputs through every reader, 20 to 60 minutes: OUT=FILE.json
 	$(BIN)/python -m tests.fuzz $(if $(filter %.json,$(OUT)),--out $(OUT))
 
 mutation: env  ## small faults in masking, losses, ranks, splits, weight loading: are they found? an hour: OUT=FILE.json
