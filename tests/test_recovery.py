@@ -256,7 +256,7 @@ def train_with_a_bad_disk(data, run) -> None:
 def test_a_dead_reader_in_one_process_ends_all_of_them(phantom, tmp_path):
     start = time.monotonic()
     lost, dead = run_processes(2, train_with_a_bad_disk, phantom, tmp_path / "run", raises=False)
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 240  # without it they would wait for the collective's limit
     assert isinstance(dead, OSError) and "went away" in str(dead)
     assert isinstance(lost, ProcessLost) and "--resume" in str(lost)
     assert checkpoint.find_newest(tmp_path / "run" / "checkpoints")[1]["step"] == 4

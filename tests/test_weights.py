@@ -173,9 +173,21 @@ def without_a_tensor(where):
     save_file(state, where / "model.safetensors", metadata={"format": "pt"})
 
 
+def with_a_number(value):
+    def save(where):
+        save_bert(where)
+        state = load_file(where / "model.safetensors")
+        state["encoder.layer.0.output.dense.weight"][0, 0] = value
+        save_file(state, where / "model.safetensors", metadata={"format": "pt"})
+
+    return save
+
+
 @pytest.mark.parametrize(
     "save, words",
     [
+        (with_a_number(torch.nan), "not every number of encoder.layer.0.output.dense.weight"),
+        (with_a_number(torch.inf), "is finite"),
         (other_architecture, "model_type='electra'"),
         (saved_under_a_prefix, "lacks .* of the encoder's tensors"),
         (without_a_tensor, "lacks 1 of the encoder's tensors, first encoder.layer.0"),
@@ -408,11 +420,17 @@ def test_a_vit_of_one_layer_is_known_by_its_heads(monkeypatch):
 def test_what_was_loaded_is_told_apart_by_every_value_and_name():
     torch.manual_seed(0)
     one, other = (torch.nn.Sequential(torch.nn.Linear(3, 2)) for _ in range(2))
-    assert pretrained._describe(one, "x")["sha256"] != pretrained._describe(other, "x")["sha256"]
+    assert (
+        pretrained._describe("key", one, "x")["sha256"]
+        != pretrained._describe("key", other, "x")["sha256"]
+    )
     other.load_state_dict(one.state_dict())
-    assert pretrained._describe(one, "x") == pretrained._describe(other, "x")
+    assert pretrained._describe("key", one, "x") == pretrained._describe("key", other, "x")
     named = torch.nn.ModuleDict({"other": one[0]})  # the same values under another name
-    assert pretrained._describe(named, "x")["sha256"] != pretrained._describe(one, "x")["sha256"]
+    assert (
+        pretrained._describe("key", named, "x")["sha256"]
+        != pretrained._describe("key", one, "x")["sha256"]
+    )
 
 
 def test_transformers_is_silent_while_weights_are_read_and_talks_again_afterwards():

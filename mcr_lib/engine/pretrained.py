@@ -44,7 +44,7 @@ def load_vit(vit: VisionTransformer, source: str) -> dict:
     if theirs is not None and _unseen(theirs) != _unseen(vit):
         reason = f"it has {_unseen(theirs)}; the encoder {_unseen(vit)}"
         raise _does_not_fit("image_weights", source, reason)
-    return _describe(vit, source)
+    return _describe("image_weights", vit, source)
 
 
 def load_bert(bert: BertModel, source: str) -> dict:
@@ -74,13 +74,12 @@ def load_bert(bert: BertModel, source: str) -> dict:
         bert.load_state_dict(loaded.state_dict() | dict.fromkeys(more))
     except RuntimeError as error:
         raise _does_not_fit(key, source, error) from None
-    return _describe(bert, source)
+    return _describe(key, bert, source)
 
 
 @contextmanager
 def _reading(key: str, source: str, what: str) -> Iterator[None]:
-    """Whatever goes wrong in the block is a ConfigError. What transformers would tell is checked
-    afterwards."""
+    """What goes wrong in the block is a ConfigError. What transformers would tell is checked later."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -92,10 +91,12 @@ def _reading(key: str, source: str, what: str) -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _describe(encoder: nn.Module, source: str) -> dict:
+def _describe(key: str, encoder: nn.Module, source: str) -> dict:
     """Where an encoder's tensors come from, how many they are, SHA-256 of their names and values."""
     digest, tensors = hashlib.sha256(), encoder.state_dict()
     for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise _does_not_fit(key, source, f"not every number of {name} is finite")
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return {"source": source, "tensors": len(tensors), "sha256": digest.hexdigest()}
 
