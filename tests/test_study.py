@@ -528,11 +528,21 @@ def test_equal_time_gives_the_steps_that_fit(phantom, whole, tmp_path, monkeypat
         kept["arms"]["mcr-mba"] == costs["arms"]["mcr-mba"]
     )  # what was there stays: runs have their steps from it
     assert kept["steps_of"].items() > costs["steps_of"].items()
-    with pytest.raises(RunError, match="--set steps"):
-        runs.resolve_run(ARMS["mcr-mba@flops"], 0, "base", {}, costs)
     with pytest.raises(RunError, match="measured with batch_size=16, now it is 8"):
         other = resolve("smoke", {"batch_size": 8})
         step_cost.complete_costs(whole / "cost.json", [], other, phantom, CPU, 1)
+
+
+def test_a_profile_of_epochs_gets_its_steps_from_the_pairs(phantom, whole):
+    """As in the README's command for MIMIC-CXR: --profile base --arms core,flops, without --set steps."""
+    base = resolve("base", {"epochs": 3, "batch_size": 16})
+    steps = runs.count_steps(phantom, base)
+    tokenizer = load_tokenizer(whole / "runs" / "mcr-mba-seed0" / "tokenizer")
+    pairs = PairData(phantom, "train", tokenizer, base.model, base.train.views)
+    assert steps == TrainBatches(pairs, base.train, CPU).total_steps
+    costs = {"flops": {"two-stream-mba": 3.0, "mcr-mba": 1.5}}
+    run = runs.resolve_run(ARMS["mcr-mba@flops"], 0, "base", {"steps": steps}, costs)
+    assert run.train.steps == 2 * steps
 
 
 def test_cost_of_a_step_in_processes_of_their_own(phantom):

@@ -89,6 +89,9 @@ def run_study(
     plan, numbers = parse_arms(arms, own_arms), parse_seeds(seeds)
     config = resolve(profile, settings)
     _check_splits(data, config)
+    if config.train.steps is None:  # arms of equal cost get more steps, or fewer
+        settings = settings | {"steps": count_steps(data, config)}
+        config = resolve(profile, settings)
     about = describe_data(data)
     _open_folder(out, merge)
     with locked(out / ".cost.lock"):  # a second process on this folder waits, and finds it measured
@@ -154,12 +157,14 @@ def resolve_run(arm: Arm, seed: int, profile: str, settings: dict, costs: dict) 
     config = resolve(profile, {**settings, **arm.settings, "seed": seed})
     if arm.budget_of is None:
         return config
-    if config.train.steps is None:
-        raise RunError(
-            f"arm {arm.name} takes its steps from those of {arm.budget_of}: give them with --set steps=…"
-        )
     steps = round(config.train.steps * step_cost.steps_ratio(arm, costs))
     return config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
+
+
+def count_steps(data: Path, config: RunConfig) -> int:
+    """How many steps the configuration's epochs are on these data, as training counts them."""
+    pairs = len(usable_rows(read_folder(data), "train", config.train.views))
+    return max(1, round(config.train.epochs * pairs / config.train.batch_size))
 
 
 def _check_splits(data: Path, config: RunConfig) -> None:

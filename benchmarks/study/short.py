@@ -19,7 +19,7 @@ from kit.plotting.style import COLOURS, OKABE_ITO, Picture, new_picture
 HEAD = ("claim", "measured", "effect [95 % interval]", "verdict", "null band")
 ROWS = {  # claim in few words → how what is measured begins
     "MCR finds more than two-stream": "MCR against two-stream",
-    "MCR finds more than contrast alone": "MCR against contrastive on whole input",
+    "Rebuilding adds to contrast": "MCR against contrastive on masked input",
     "One masked input: less competition": "recall that adding reconstruction costs",
     "A step needs less memory": "peak memory of a training step",
     "A step takes less time": "seconds of a training step",

@@ -1,8 +1,9 @@
 """How a study stands to what can be had without the method (benchmarks/baselines.py): its baselines and ceilings, and
 whether it can decide anything about retrieval. Not here: how they are measured, and how they are shown (tables.py).
 
-A verdict on retrieval is given only where the best arm finds more than the linear model, its whole interval above the
-linear model's whole interval. Else all arms are under-trained, and which of them is ahead says nothing of the method.
+A verdict on retrieval is given only where the better arm of the comparison finds more than the linear model, its whole
+interval above the linear model's whole interval. Else its arms are under-trained, and which of them is ahead says
+nothing of the method.
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ def is_decidable(arms: dict, baselines: dict | None) -> bool:
 
 
 def hold_back(rows: list[dict], arms: dict, baselines: dict | None) -> list[dict]:
-    """The rows of claims, without a verdict on retrieval where the study cannot give one."""
-    if is_decidable(arms, baselines):
-        return rows
+    """The rows of claims, without a verdict on retrieval where none of a row's arms clears the linear model."""
     held = []
     for row in rows:
         of_retrieval = row["unit"] == POINTS and row["claim"] != CONTROL and row["interval"]
+        if of_retrieval:
+            compared = {name: arms[name] for name in row["arms"].split(",") if name in arms}
+            of_retrieval = not is_decidable(compared or arms, baselines)
         held.append(row | {"verdict": NOT_DECIDABLE} if of_retrieval else row)
     return held
 

@@ -18,7 +18,7 @@
 # the other way round). The end of this notebook lists what we could read of it, and what we chose ourselves. Nothing
 # here is for clinical use.
 #
-# A word is explained where it first stands. All of them stand in the [glossary](GLOSSARY.md).
+# Every word is explained here or in the [glossary](GLOSSARY.md).
 #
 # All notebooks begin with the same two cells. One holds the parameters, the other checks them.
 
@@ -64,7 +64,7 @@ from mcr_lib.search import build_index
 # ## 1. What does it do?
 #
 # It finds. Give it a sentence, and it looks through images it has never seen, of patients it has never seen, for
-# those that fit. If the box above says that the model has learned next to nothing, the hits are nonsense.
+# those that fit. If a box above says that the model has learned next to nothing, the hits are nonsense.
 
 # %%
 run = lesson.train()

@@ -4,7 +4,7 @@
 # **The question.** What does the encoder see when half of the image and a quarter of the report are hidden?
 #
 # **What may surprise you.** Hiding half of the patches halves the image encoder's cost. Hiding a quarter of the words
-# saves nothing at all. And often what is hidden is not missed, for the neighbours tell it.
+# saves nothing at all. And much of the gray that is hidden can be guessed, for the neighbours tell it.
 #
 # **You need.** Nothing but what an image and a sentence are; [00_start_here](00_start_here.ipynb) shows the data.
 #
@@ -368,9 +368,9 @@ lesson.answer(
 )
 
 # %% [markdown]
-# ## 4. How can half of an image be enough?
+# ## 4. How much do its neighbours tell of a hidden patch?
 #
-# Because neighbours are alike. Let us fill the holes without any learning: each hidden pixel becomes the mean of the
+# Neighbours are alike. Let us fill the holes without any learning: each hidden pixel becomes the mean of the
 # pixels around it, again and again, until all is smooth.
 #
 # **By hand.** **Check** the error on hidden pixels by the library's loss (without normalising the patches this time).
@@ -470,9 +470,10 @@ lesson.answer("Less than with half of it hidden.", less < restored)
 # %% [markdown]
 # ## 5. So why 50 and 25 %?
 #
-# They are the paper's, and we could read no reason for them. The committed study trained models with other rates,
-# five seeds each, for the same number of steps. Then it asked how much they find when the test input is *whole*.
-# **RSum** is the sum of R@1, R@5 and R@10 in both directions, so it lies between 0 and 600.
+# They are the paper's, and we could read no reason for them. The committed study trained MCR with other rates, five
+# seeds each, for the same number of steps. Where nothing is hidden, nothing is rebuilt either. Then it asked how much
+# they find when the test input is *whole*. **RSum** is the sum of R@1, R@5 and R@10 in both directions, so it lies
+# between 0 and 600.
 #
 # **Claim:** After equal steps, the model whose input was never masked finds most.
 #
@@ -492,8 +493,8 @@ lesson.claim(
 
 # %% [markdown]
 # For retrieval alone, then, masking is a price and not a gain. What it buys is time. So the fairer question gives
-# every model the same time. And the last two lines ask where masking should help most: in finding pairs whose input
-# is *hidden in part*, as in training.
+# every model the same time. And the last two lines ask where masking should help most: when the *test* input is hidden
+# in part, as in training.
 
 # %%
 found.verdicts(
@@ -514,8 +515,8 @@ found.verdicts(
 #
 # * Hidden patches are dropped, hidden tokens become `[MASK]`. The first saves time and memory, the second does not.
 # * Masks follow from seed, epoch and pair, never from a process's state.
-# * Half of an image can be hidden because neighbours are alike. What smoothing cannot bring back is what is worth
-#   learning.
+# * Gray can be guessed from the neighbours, findings cannot. What smoothing does not bring back is worth learning, and
+#   section 5 shows what hiding it costs.
 # * The decoders take a part of the saving back: [03_training](03_training.ipynb).
 #
 # Can you answer its [three questions](QUESTIONS.md)?

@@ -12,7 +12,7 @@
 # **You need.** What an encoder gives: a vector for each patch ([00_start_here](00_start_here.ipynb)).
 #
 # **You will be able to.** Say when the order is a matter of taste and when it is not. Say why mapping first must help
-# where one patch alone sees the finding.
+# where one patch alone sees the finding and the aggregation chooses.
 #
 # **Minutes.** Twenty to read. It runs in one where the models are trained; else two small trainings come on top.
 #
@@ -230,8 +230,8 @@ lesson.claim("For most units the mean of the curve lies above the curve of the m
 
 # %% [markdown]
 # A unit may be strongly on for a few patches and off for the others. Then its mean may be near zero or below, and AbM
-# hears next to nothing. MbA still hears those few. A small finding in a large image is such a case. That is the
-# reason to hope for something from MbA.
+# hears next to nothing. MbA still hears those few. A small finding in a large image is such a case. That would be a
+# reason to hope for something from MbA. Section 3 tests the hope.
 #
 # The same can be seen from behind. The **gradient** of the loss says how each patch's local feature should change.
 # Both heads aggregate by the mean here, too.
@@ -358,8 +358,12 @@ lesson.answer("A map without a curve finds the patch less often.", straight < cu
 # ## 4. Which one finds more?
 #
 # One training per order cannot compare the orders: another seed could reverse it. So the verdict comes from the
-# committed study, five seeds each, by rules that were written down first. The last line is the null control of
-# section 1. How to compare two models is a topic of [04_retrieval_evaluation](04_retrieval_evaluation.ipynb).
+# committed study, five seeds each, by rules that were written down first. **RSum** adds R@1, R@5 and R@10 of both
+# directions, so it lies between 0 and 600. *Equal time* gives each arm as long as two-stream needs for 500 steps.
+#
+# The last line is the null control of section 1. Its two orders are one function, but they round differently, and
+# training makes small differences large. So an effect of its size says nothing. How to compare two models is a topic
+# of [04_retrieval_evaluation](04_retrieval_evaluation.ipynb).
 
 # %%
 found.verdicts(
@@ -379,7 +383,8 @@ found.verdicts(
 # * Linear map and mean: the order does not matter, exactly. That is the null control.
 # * With the mean, the curve in the map makes the difference, and MbA gives each patch a gradient of its own.
 # * Where one patch alone sees the finding, MbA must help an aggregation that chooses. With the mean it need not.
-# * Whether MbA *retrieves* better is measured over several seeds, above.
+# * Whether MbA *retrieves* better is not decided. The effects above are no larger than that of the null control, which
+#   is nothing.
 # * With MbA a score can be traced back to patches and words. [06_explore](06_explore.ipynb) does it, and measures in
 #   both orders whether the patches lie on the finding.
 #

@@ -498,7 +498,7 @@ except PowerCut:
     print("cut at step 6")
 resumed = lesson.train("03-cut", **short)  # goes on from what is there
 lesson.answer(
-    "Nowhere: the resumed training ends with the same weights, bit for bit.",
+    "Not at all: the resumed training ends with the same weights, bit for bit.",
     weights_sha256(whole) == weights_sha256(resumed),
 )
 
@@ -589,7 +589,8 @@ lesson.answer(
 # ## 5. What did the study find?
 #
 # One training per framework cannot compare the frameworks: another seed could reverse it. The committed study trains
-# each with five seeds, and judges by rules that were written down first.
+# each with five seeds, and judges by rules that were written down first. **RSum** adds R@1, R@5 and R@10 of both
+# directions, so it lies between 0 and 600. *Equal time* gives each arm as long as two-stream needs for 500 steps.
 #
 # **Picture.** What an arm found, over what its training cost in operations. Filled are arms after equal steps, open
 # ones after equal time. The upper dashed line is a linear model of pixels and word counts
@@ -616,7 +617,8 @@ found.verdicts(
 # * The contrastive loss pushes hard negatives down and true pairs up. The reconstruction loss counts hidden patches
 #   only.
 # * A training is a schedule, a loss, a gradient that is cut, and a step. Here it can be repeated bit for bit.
-# * What one stream saves and whether it *helps* are two questions. The lines above answer both.
+# * What one stream saves and whether it *helps* are two questions. The lines above answer the first. The second is
+#   open, for these models are under-trained.
 #
 # Can you answer its [three questions](QUESTIONS.md)?
 #
