@@ -144,6 +144,8 @@ def _print_contents(table: pd.DataFrame, about: dict) -> None:
         f"rows {counts['rows']:,}, studies {counts['studies']:,}, patients {counts['patients']:,}, "
         f"different reports {counts['different_reports']:,}"
     )
+    if counts["different_reports"] < counts["rows"] / 50:
+        print("NOTE  hardly any report differs from the others: is their column the right one?")
     for column in ("split", "view"):
         shares = [f"{value} {count:,}" for value, count in counts[column].items()]
         print(f"{column:<8}", ", ".join(shares))

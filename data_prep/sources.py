@@ -82,7 +82,9 @@ def read_table(
         table, faulty = pd.DataFrame(raw.columns, dtype=object), raw.faulty
     missing = [column for column in columns if column not in {*table.columns, *may_lack}]
     if missing:
-        raise DataError(f"{path} lacks the column(s) {', '.join(missing)}: {origin}")
+        there = ", ".join(map(str, table.columns[:12]))
+        lacks = ", ".join(dict.fromkeys(missing))
+        raise DataError(f"{path} lacks the column(s) {lacks} (it has {there}): {origin}")
     if faulty and quarantine is None:
         line, reason = faulty[0]
         raise DataError(f"{path} line {line}: {reason} ({len(faulty)} such rows): {origin}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from data_prep.commands import UsageError
 from data_prep.errors import KitError
 from data_prep.hits import Hit, as_row, name_duplicates
-from data_prep.images import read_gray
+from data_prep.images import read_query
 from data_prep.machine import progress
 from data_prep.questions import Question, Searching
 
@@ -32,7 +32,7 @@ def check_question(model: MCR, tokenizer, question: Question) -> None:
         if sentence is not None:
             check_query(tokenizer, sentence, model.config.max_text_length)
     if question.image is not None:
-        read_gray(question.image)
+        read_query(question.image)
 
 
 def combine(parts: list[tuple[Tensor, float]], gallery: Tensor) -> Tensor:

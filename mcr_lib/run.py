@@ -168,7 +168,7 @@ def _prepare(data: Path, run: Path, config: RunConfig, *, resume: bool, device, 
     if config.model.encoders == "linear" and not resume:  # --from: anew, in the older words
         linear.fit(model, pairs, config.train.seed)
     batches = TrainBatches(pairs, config.train, device)
-    _warn(pairs, config)
+    _warn(pairs, table, config)
     validate = None
     if len(usable_rows(table, "validate", config.train.views)) >= 2:
         watched = PairData(data, "validate", tokenizer, config.model, config.train.views)
@@ -179,23 +179,23 @@ def _prepare(data: Path, run: Path, config: RunConfig, *, resume: bool, device, 
     return config, tokenizer, Trainer(model, batches, config.train, **how)
 
 
-def _warn(pairs: PairData, config: RunConfig) -> None:
+def _warn(pairs: PairData, table, config: RunConfig) -> None:
     """Say what makes a run worse than it need be."""
     batch_size, longest = config.train.batch_size, config.model.max_text_length
-    if len(pairs) < batch_size:
+    if len(pairs) < batch_size and config.train.steps != 0:  # 0: fitted to all at once
         why = "a pair stands in a step several times and counts as its own wrong answer"
         few = f"{len(pairs)} pairs to train on, fewer than batch_size={batch_size}"
         distributed.notice_once(f"{few}: {why}; give --set batch_size={len(pairs)}, or less")
-    full = (pairs.lengths == longest).mean()
-    if full >= 0.01:
+    if others := len(usable_rows(table, "train", "all")) - len(pairs):
+        distributed.notice_once(f"{others} lateral pairs left out; --set views=all takes them")
+    if (full := (pairs.lengths == longest).mean()) >= 0.01:
         cut = f"{full:.0%} of the reports fill {longest} tokens and end there"
         distributed.notice_once(f"{cut}; --set max_text_length=… keeps more")
 
 
 def _validate(model: MCR, pairs: PairData, device: torch.device) -> float:
     """rsum, 0–600, of the first VALIDATED pairs, whole input; NaN where the features are."""
-    rows = np.arange(len(pairs))[:VALIDATED]
-    images, texts = encode_pairs(model, pairs, device, rows=rows)
+    images, texts = encode_pairs(model, pairs, device, rows=np.arange(min(len(pairs), VALIDATED)))
     if not (images.isfinite().all() and texts.isfinite().all()):
         return float("nan")
     table = pairs.table[:VALIDATED]

@@ -265,13 +265,11 @@ WordExplorer(mba, pair)
 
 # %% tags=["solution"]
 raw = torch.stack([mba.read(text).feature for text in ("Cardiomegaly.", "Right rib fracture.")])
-correlation = {}
-hundred = torch.cat([mba.image(row).patches for row in range(min(100, len(pairs)))])  # N, L, D
+correlation, images = {}, [mba.image(row).patches for row in range(min(100, len(pairs)))]
 for name, texts in (("left in", raw), ("subtracted", raw - mba.centre["texts"])):
-    maps = [heat_map(hundred, text).flatten(1) for text in texts]  # N, S·S each
-    of_both = torch.stack(maps, dim=1)
-    correlation[name] = float(np.mean([torch.corrcoef(two)[0, 1] for two in of_both]).round(2))
-print("mean correlation, the mean report", correlation)
+    maps = [heat_map(torch.cat(images), text).flatten(1) for text in texts]  # N, S·S each
+    correlation[name] = np.mean([np.corrcoef(*two)[0, 1] for two in zip(*maps, strict=True)])
+print("mean correlation, the mean report", {n: f"{c:.2f}" for n, c in correlation.items()})
 lesson.answer(
     "The two maps are no less alike when the mean report is subtracted.",
     correlation["subtracted"] > correlation["left in"] - 0.1,
