@@ -28,9 +28,8 @@ from .run import load_run
 def load_pairs(
     run: Path, data: Path, split: str, device: torch.device, *, best=False, only_findings=False
 ) -> tuple[MCR, PairData]:
-    """A run's model, and the pairs of a split as it was trained to see them; only_findings: those
-    that have a findings section, which is their report then, in lower case. Raises RunError,
-    CheckpointError, DataError."""
+    """A run's model, and a split's pairs as it was trained to see them; only_findings: those with a
+    findings section, as their report, in lower case. Raises RunError, CheckpointError, DataError."""
     model, tokenizer = load_run(run, device, best=best)
     views = read_config(Path(run) / "config.yaml").train.views
     pairs = PairData(data, split, tokenizer, model.config, views)
@@ -94,10 +93,11 @@ def evaluate_run(
 
 
 def evaluate_embeddings(path: Path, protocol: str = "text-identical") -> dict:
-    """`retrieval.evaluate` of anyone's vectors in an .npz or Parquet file (data_prep/vectors.py says
-    what is in it). Raises DataError, UsageError."""
+    """`retrieval.evaluate` of a file of vectors, see data_prep/vectors.py. Raises DataError, UsageError."""
     features, about = read_vectors(path)
     try:
+        if protocol == "findings":
+            raise ValueError("findings sections have to be encoded alone: that takes --run")
         measured = retrieval.evaluate(*map(torch.from_numpy, features), **about, protocol=protocol)
         return measured | {"notes": []}
     except ValueError as error:
