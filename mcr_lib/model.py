@@ -137,8 +137,10 @@ class MCR(
 
     @property
     def logit_scale(self) -> Tensor:
-        """1 / temperature, learned, at most 100 (CLIP)."""
-        return self.log_scale.exp().clamp(max=100)
+        """1 / temperature, learned, at most 100: as in CLIP the parameter is cut, and can come back."""
+        with torch.no_grad():
+            self.log_scale.clamp_(max=math.log(100))
+        return self.log_scale.exp()
 
     def encode_image(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """images (N, C, H, W) normalised → S^v (N, common_dim), unit vectors. Whole images, unless

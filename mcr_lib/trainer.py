@@ -55,9 +55,7 @@ class Trainer:
         self.optimizer = make_optimizer(model, config, device)
         self.autocast_dtype = autocast_dtype(config.precision, device)
         if config.precision == "bf16" and not bf16_is_fast(device):
-            distributed.notice_once(
-                "precision=bf16 is slow here, precision=auto takes what is fast"
-            )
+            distributed.notice_once("precision=bf16 is slow here; precision=auto is not")
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast_dtype == torch.half)
         if config.compile:
             compiling.compile_blocks(model)

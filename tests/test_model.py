@@ -200,6 +200,19 @@ def test_what_each_framework_sees():
         assert same == (framework in ("mcr", "contrastive-masked")), framework
 
 
+def test_a_temperature_at_its_limit_can_come_back():
+    """As in CLIP: were the value cut and not the parameter, the gradient beyond the limit would be 0 for good."""
+    model = make()
+    with torch.no_grad():
+        model.log_scale.fill_(6.0)
+    features = torch.nn.functional.normalize(torch.randn(2, 8, 16), dim=2)
+    model.contrast(*features).backward()
+    assert model.logit_scale.item() == pytest.approx(100) and model.log_scale.grad > 0
+    before = model.log_scale.item()
+    torch.optim.SGD([model.log_scale], lr=0.01).step()
+    assert model.log_scale.item() < before
+
+
 def test_patchify_and_back():
     images = torch.randn(2, 3, 32, 32)
     patches = patchify(images, 8)
