@@ -183,12 +183,12 @@ def test_a_folder_of_images_with_one_that_is_none(asked, phantom, tmp_path, caps
 def test_hits_are_printed_two_lines_each_and_what_has_no_answer_says_why():
     one = {"rank": 1, "score": 0.98765, "image_path": "a.png", "labels": "a|b", "same_as": None}
     two = one | {"rank": 2, "score": -0.1, "report": "so " * 99, "same_as": 1}
-    one["report"] = "x  <y>\n & z"
+    one |= {"report": "x  <y>\n & z", "patient_id": "p7", "study_id": "s9", "view": ""}
     unanswered = {"asked": "☃", "notes": ["unknown"]}
     rows = [{"asked": "q"} | one, {"asked": "q"} | two, unanswered]
     assert [line for line in render_text("hits.txt", rows=rows).splitlines() if line] == [
         "q",
-        "  1  0.988  a.png  [a|b]",
+        "  1  0.988  a.png  [a|b]  patient p7  study s9",
         "           x <y> & z",
         "  2  -0.100  a.png  [a|b]  nearly the picture of 1",
         "           " + "so " * 53 + "…",
