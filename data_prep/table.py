@@ -85,6 +85,8 @@ def write(
         "keep": sorted(choices.keep),
         "splits": "the table's" if _gives_splits(rows) else "by patient, ids in one spelling",
     }
+    if not (choices.append or choices.remove):
+        _check_named(out, source)
     folder.start(out, source, may_change=MAY_CHANGE[:1] if choices.append else MAY_CHANGE)
     with written.only_writer(out):
         earlier = _earlier(out)
@@ -112,6 +114,24 @@ def write(
         removed = written.remove_surplus(out, rows.image_path)
         if removed:
             print(f"{removed:,} image(s) that no pair needs any more are removed from {out}")
+
+
+def _check_named(out: Path, source: dict) -> None:
+    """Raise DataError if the folder was made with columns that are not named now: what they held would be lost."""
+    if not (out / "dataset.json").exists():
+        return
+    lost = sorted(_named(folder.read_about(out).source) - _named(source))
+    if lost:
+        raise DataError(
+            f"{out} was made with {', '.join(lost)}, which this command does not name: add it by --column or --keep, "
+            "or give --remove to lose it; nothing is changed"
+        )
+
+
+def _named(source: dict) -> set[str]:
+    """The fields and columns, beside image, patient and text, that a folder's command names."""
+    fields = {column.partition("=")[0] for column in source.get("columns", [])}
+    return fields & {"study_id", "view", "labels", "split"} | set(source.get("keep", []))
 
 
 # ------------------------------------------------------------------------------------------------------ the table

@@ -54,6 +54,20 @@ def export(data, root, studies):
     return table
 
 
+def test_a_command_that_names_less_loses_nothing_unasked(phantom, tmp_path, capsys):
+    archive, data = tmp_path / "archive", tmp_path / "data"
+    export(phantom, archive, 12)
+    columns = [word for column in COLUMNS for word in ("--column", column)]
+    command = ["csv", "--table", str(archive / "export.csv"), "--out", str(data)]
+    assert main([*command, *columns, "--keep", "date"]) == 0
+    made = folder.read(data)
+    assert main([*command, *columns]) == 2
+    assert "was made with date, which this command does not name" in capsys.readouterr().err
+    pd.testing.assert_frame_equal(folder.read(data), made)
+    assert main([*command, *columns, "--remove"]) == 0
+    assert "date" not in folder.read(data)
+
+
 def test_from_a_mixed_export_to_an_answer(phantom, tmp_path, capsys):
     archive, data, run = tmp_path / "archive", tmp_path / "data", tmp_path / "run"
     studies = export(phantom, archive, 40)

@@ -126,7 +126,8 @@ def test_kept_columns_and_where_an_image_came_from(tmp_path, archive):
     made = folder.read(tmp_path / "out")
     assert set(made.age) == {"50"} and set(made.ward) == {"A"}
     assert set(made.source_path) == set(archive.image)
-    assert csv(tmp_path, table) == 0  # a setting that concerns no image may change
+    assert csv(tmp_path, table) == 2  # less is kept only if that is asked for
+    assert csv(tmp_path, table, "--remove") == 0
     assert "age" not in folder.read(tmp_path / "out")
 
 
