@@ -184,11 +184,15 @@ def _why_empty(out: Path, funnel: dict[str, int], quarantine: list[tuple[str, st
     steps = ", ".join(f"{step} {count:,}" for step, count in funnel.items())
     if not quarantine:
         return f"({steps}): the source is empty"
-    why = ", ".join(f"{reason} {count:,}" for reason, count in count_reasons(quarantine).items())
-    first = min(quarantine)[1]
-    if first.startswith("image file missing"):
-        first += " (is the folder right that the image paths begin in: --images-root, --jpg-root?)"
-    return f"({steps}): {why}; the first: {first}; all are named in {out / 'quarantine.csv'}"
+    reasons = count_reasons(quarantine)
+    why = ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
+    most = next(iter(reasons))
+    example = next(reason for _, reason in sorted(quarantine) if reason.startswith(most))
+    if most == "image file missing":
+        example += (
+            " (is the folder right that the image paths begin in: --images-root, --jpg-root?)"
+        )
+    return f"({steps}): {why}; such as: {example}; all are named in {out / 'quarantine.csv'}"
 
 
 def read(folder) -> pd.DataFrame:

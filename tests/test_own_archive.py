@@ -54,6 +54,17 @@ def export(data, root, studies):
     return table
 
 
+def test_a_wrong_folder_of_images_is_named_by_where_it_was_looked_for(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text(
+        "image,pid,report\n,1,x y\nf/a.png,2,clear lungs\nf/b.png,3,clear\n"
+    )
+    columns = ["--column", "image=image", "--column", "patient_id=pid", "--column", "report=report"]
+    command = ["csv", "--table", str(tmp_path / "t.csv"), "--out", str(tmp_path / "o"), *columns]
+    assert main([*command, "--images-root", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert str(tmp_path / "f" / "a.png") in said and "--images-root" in said
+
+
 def test_a_command_that_names_less_loses_nothing_unasked(phantom, tmp_path, capsys):
     archive, data = tmp_path / "archive", tmp_path / "data"
     export(phantom, archive, 12)
