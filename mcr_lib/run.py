@@ -32,17 +32,17 @@ VALIDATED = 1024  # pairs looked at when a checkpoint is written: seconds, so th
 
 
 def train_run(
-    data, run, config: RunConfig, *, device, resume=False, callbacks=(), command=None
+    data, run, config: RunConfig, *, device, resume=False, callbacks=(), command=None, kind=MCR
 ) -> Trainer:
     """Train a model on the `train` split of a data set folder and leave a run folder. With
     `resume`, go on from the newest whole checkpoint; the configuration must be the one of the run.
     At each checkpoint the rsum of VALIDATED pairs of the split `validate` is measured, and the best
-    one kept. Started by torchrun, all processes call this alike; the first one writes. Raises
-    RunError, ConfigError, DataError, CheckpointError, TrainingStopped."""
+    one kept. Started by torchrun, all processes call this alike; the first one writes. `kind`: MCR
+    or a subclass with another loss. Raises RunError, ConfigError, DataError, CheckpointError, TrainingStopped."""
     commit()  # before the hours in which the checkout may move on
     data, run = Path(data), Path(run)
     config, tokenizer, trainer = distributed.run_everywhere(
-        lambda: _prepare(data, run, config, resume=resume, device=device, callbacks=callbacks)
+        lambda: _prepare(data, run, config, resume, device, callbacks, kind)
     )
 
     def begin() -> None:
@@ -76,7 +76,7 @@ def train_run(
     return trainer
 
 
-def load_run(run: Path | str, device: torch.device | str = "cpu", *, best: bool = False):
+def load_run(run: Path | str, device: torch.device | str = "cpu", *, best=False, kind=MCR):
     """A trained model in evaluation mode and its tokenizer, from a run folder. The newest
     checkpoint, or the one with the best validation. Raises RunError, CheckpointError."""
     run = Path(run)
@@ -86,14 +86,14 @@ def load_run(run: Path | str, device: torch.device | str = "cpu", *, best: bool 
     path, _, skipped = checkpoint.find(run, best)
     for line in skipped:
         distributed.notice_once(line)
-    return load_weights(path, config.model).to(device).eval(), tokenizer
+    return load_weights(path, config.model, kind).to(device).eval(), tokenizer
 
 
-def load_weights(folder: Path, config: MCRConfig) -> MCR:
+def load_weights(folder: Path, config: MCRConfig, kind=MCR) -> MCR:
     """The model of a folder's model.safetensors, whole. Raises CheckpointError if it does not fit."""
     with torch.device("meta"):  # no memory for sizes that the file does not have
-        checkpoint.check_sizes(folder, MCR(config))
-    model = MCR(config)
+        checkpoint.check_sizes(folder, kind(config))
+    model = kind(config)
     checkpoint.load_model(folder, model)
     return model
 
@@ -116,14 +116,14 @@ def _start_tokenizer(config: RunConfig, table):
     return _own_tokenizer(older, read_config(older / "config.yaml"))
 
 
-def build_model(config: RunConfig) -> MCR:
+def build_model(config: RunConfig, kind=MCR) -> MCR:
     """The model as training finds it: a function of the seed and of the weights to start from."""
     torch.manual_seed(config.train.seed)
-    model, images, texts = MCR(config.model), config.model.image_weights, config.model.text_weights
+    model, images, texts = kind(config.model), config.model.image_weights, config.model.text_weights
     model.pretrained = {}  # what came from where, for the manifest
     if config.train.start_from:
         older = Path(config.train.start_from)
-        model = load_weights(checkpoint.find(older, best=False)[0], config.model)
+        model = load_weights(checkpoint.find(older, best=False)[0], config.model, kind)
         model.pretrained = {"start_from": checkpoint.weights_sha256(older)}
         return model
     if images:
@@ -151,7 +151,7 @@ def describe_training(trainer: Trainer, config: RunConfig, data: Path) -> dict:
     }
 
 
-def _prepare(data: Path, run: Path, config: RunConfig, *, resume: bool, device, callbacks):
+def _prepare(data: Path, run: Path, config: RunConfig, resume: bool, device, callbacks, kind):
     """→ resolved configuration, tokenizer, trainer at step 0. Writes nothing to the run folder."""
     table, begun = data_folder.read(data), (run / "config.yaml").exists()
     if resume and not begun:
@@ -163,7 +163,7 @@ def _prepare(data: Path, run: Path, config: RunConfig, *, resume: bool, device, 
         run_files.check_new(run)
         tokenizer = _start_tokenizer(config, table)
         config = with_vocabulary(config, tokenizer)
-    model = build_model(config)
+    model = build_model(config, kind)
     pairs = PairData(data, "train", tokenizer, config.model, config.train.views)
     if config.model.encoders == "linear" and not resume:  # --from: anew, in the older words
         linear.fit(model, pairs, config.train.seed)

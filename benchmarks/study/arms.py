@@ -1,8 +1,9 @@
 """The arms of the study: names and the config keys that make them. Data only; runs.py trains them.
 
-An arm differs from the profile in these keys and in nothing else: same seeds, batches, masks, initial weights of what
-arms share, and hyper-parameters. No arm has numbers of its own: the profile's were settled for MCR with MbA, and of
-three learning rates its was on validation the best for each of the core arms, or within noise of it (choose.py).
+An arm differs from the profile in these keys, other people's methods in their loss as well, and in nothing else: same
+seeds, batches, masks, initial weights of what arms share, and hyper-parameters. No arm has numbers of its own but for
+SigLIP's first temperature: the profile's were settled for MCR with MbA, and of three learning rates its was on
+validation the best for each of the core arms, or within noise of it (choose.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
+from benchmarks.study.methods import GLoRIA, NoFalseNegatives, SigLIP
 from mcr_lib.config import ConfigError, parse_settings
+from mcr_lib.model import MCR
 
 FRAMEWORKS = ("contrastive", "contrastive-masked", "two-stream", "mcr")
 ALIGNMENTS = ("mba", "abm")
@@ -25,7 +28,7 @@ WEIGHTS = ((0.1, 0.1), (0.3, 0.3), (3.0, 3.0), (1.0, 0.0), (0.0, 1.0))  # of L_m
 
 @dataclass(frozen=True)
 class Arm:
-    """`settings`: config keys on top of the profile.
+    """`settings`: config keys on top of the profile; `kind`: the model, or what has another loss (methods.py).
 
     With `budget_of` it gets as many steps as cost what the profile's steps cost this other arm (step_cost.py): by the
     counted operations of a step of both where its name ends with @flops, by measured seconds where with @time.
@@ -34,6 +37,7 @@ class Arm:
     name: str
     settings: dict = field(hash=False)
     budget_of: str | None = None
+    kind: type[MCR] = MCR
 
     @property
     def plain_name(self) -> str:
@@ -67,6 +71,15 @@ def _equal_to_two_stream(budget: str) -> tuple[Arm, ...]:
     )
 
 
+# method → its keys and its model; all map first, as MCR does
+METHODS = {
+    "siglip": (_settings("contrastive", "mba", temperature=0.1), SigLIP),
+    "no-false-negatives": (_settings("contrastive", "mba"), NoFalseNegatives),
+    "gloria": (_settings("contrastive", "mba"), GLoRIA),
+    # half of the image, the whole report, and only the image rebuilt
+    "maco": (_settings("mcr", "mba", mlm_probability=0.0, text_reconstruction_weight=0.0), MCR),
+}
+
 GROUPS: dict[str, tuple[Arm, ...]] = {
     "core": tuple(Arm(f"{f}-{a}", _settings(f, a)) for f, a in product(FRAMEWORKS, ALIGNMENTS)),
     # the same, with the steps that the operations of two-stream with MbA allow, or its time
@@ -93,6 +106,10 @@ GROUPS: dict[str, tuple[Arm, ...]] = {
     ),
     # both reconstruction losses at other weights, and each alone
     "weights": tuple(Arm(f"rec-{i}-{t}", _weight_settings(i, t)) for i, t in WEIGHTS),
+    "methods": tuple(Arm(name, keys, kind=kind) for name, (keys, kind) in METHODS.items()),
+    "methods@flops": tuple(
+        Arm(f"{name}@flops", keys, "two-stream-mba", kind) for name, (keys, kind) in METHODS.items()
+    ),
 }
 ARMS = {arm.name: arm for group in GROUPS.values() for arm in group}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.study.arms import ARMS, FRAMEWORKS, GROUPS, Arm
+from benchmarks.study.arms import ARMS, FRAMEWORKS, GROUPS, METHODS, Arm
 from benchmarks.study.interval import (
     LEVEL,
     POWER,
@@ -66,6 +66,7 @@ RETRIEVAL = (
     "Better retrieval (the paper: state of the art on MIMIC-CXR)"  # what these data can speak to
 )
 OUR_CHOICES = "(our choices)"
+OTHERS = "Other methods, on the same encoders"
 OCCLUDED = "Retrieval with half of the image and a quarter of the words hidden (our measure)"
 BUDGETS = {"equal FLOPs": "@flops", "equal time": "@time"}  # what is equal: the arms' suffix
 
@@ -214,6 +215,12 @@ def _mask_choice(arm: Arm, when: str = "") -> Comparison:
     return _choice(arm.name, ours, f"{image:g} % and {text:g} %{when}")
 
 
+def _method(name: str) -> Comparison:
+    """The claim that MCR finds more than this method for the same operations."""
+    what = f"MCR against {name}, equal FLOPs"
+    return _recall(OTHERS, what, "mcr-mba@flops", f"{name}@flops")
+
+
 def _weight_choice(arm: Arm) -> Comparison:
     image = arm.settings["image_reconstruction_weight"]
     text = arm.settings["text_reconstruction_weight"]
@@ -253,6 +260,7 @@ VARIANTS = (
     *(_mask_choice(arm) for arm in GROUPS["mask"] if arm.name != "mask-0.5-0.25"),
     *(_mask_choice(arm, ", equal time") for arm in GROUPS["mask@time"]),
     *(_weight_choice(arm) for arm in GROUPS["weights"]),
+    *map(_method, METHODS),
 )
 
 

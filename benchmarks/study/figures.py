@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.page import render
 from benchmarks.study import pictures, standing
-from benchmarks.study.arms import ALIGNMENTS, ARMS, FRAMEWORKS, GROUPS
+from benchmarks.study.arms import ALIGNMENTS, ARMS, FRAMEWORKS, GROUPS, METHODS
 from benchmarks.study.phrases import cut_by_relation
 from kit.plane import project_2d
 from kit.plotting import clouds
@@ -81,8 +81,10 @@ def _write_pictures(folder: Path, drawn: dict[str, Picture]) -> list[Path]:
 
 
 def _choose_frameworks(arms: dict, suffix: str) -> dict:
-    """The frameworks that Fig. 3 compares, of those that were run; two-stream is its own arm of equal time."""
+    """The frameworks and methods that Fig. 3 compares, of those that were run; two-stream is its own arm of equal
+    time."""
     names = [f"{f}-mba" if f == "two-stream" else f"{f}-mba{suffix}" for f in FRAMEWORKS]
+    names += [f"{method}{suffix}" for method in METHODS]
     return {name: arms[name] for name in names if name in arms}
 
 

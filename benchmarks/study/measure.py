@@ -56,15 +56,16 @@ def measure_run(
     run: Path,
     device: torch.device,
     *,
+    kind: type[MCR] = MCR,
     null: bool = False,
     scored: int = text_scores.MOST,
 ) -> dict:
     """All that the study measures of a finished run, ready for JSON; interval.measure_value reads `test`.
 
-    null: the run is of the null control; then its weights are read in both orders too. scored: queries whose retrieved
-    reports are scored.
+    kind: the class of its model. null: the run is of the null control; then its weights are read in both orders too.
+    scored: queries whose retrieved reports are scored.
     """
-    model, tokenizer = load_run(run, device)
+    model, tokenizer = load_run(run, device, kind=kind)
     config = read_config(run / "config.yaml")
     test = PairData(data, "test", tokenizer, config.model, config.train.views)
     validate = PairData(data, "validate", tokenizer, config.model, config.train.views)
@@ -79,7 +80,7 @@ def measure_run(
         }
     at_end = encode_pairs(model, validate, device)
     metrics["validate, unmasked"] = _mean_metrics(_rank(validate, at_end))
-    at_start = encode_pairs(build_model(config).eval().to(device), validate, device)
+    at_start = encode_pairs(build_model(config, kind).eval().to(device), validate, device)
     gap = {"start": modality_gap(*at_start), "end": modality_gap(*at_end)}
     middle = run / "gap_middle.json"
     if middle.exists():

@@ -7,10 +7,16 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
-from kit.plotting.style import COLOURS, Picture, new_picture
+from kit.plotting.style import COLOURS, OKABE_ITO, Picture, new_picture
 from kit.plotting.training import ARMS as FRAMEWORK_NAMES
 
 MARKERS = {"mcr": "o", "two-stream": "s", "contrastive": "D", "contrastive-masked": "^"}
+METHOD_LOOKS = {  # other people's methods: colour, mark, name
+    "siglip": (OKABE_ITO["blue"], "v", "SigLIP"),
+    "no-false-negatives": (OKABE_ITO["vermillion"], "P", "no false negatives"),
+    "gloria": (OKABE_ITO["black"], "*", "GLoRIA, ranked by wholes"),
+    "maco": ("#8C7A00", "X", "MaCo-like"),
+}
 GAPS = {
     "gap_distance": "gap (0–2)",
     "relative_modality_gap": "relative gap",
@@ -19,6 +25,13 @@ GAPS = {
     "true_pair_cosine": "cosine of\ntrue pairs",
 }
 STAGES = ("start", "middle", "end")
+
+
+def _look(name: str, arm: dict) -> tuple[str, str, str]:
+    """Colour, mark and name of an arm of study.json: of its method, else of its framework."""
+    framework = arm["settings"]["framework"]
+    of_framework = (COLOURS[framework], MARKERS[framework], FRAMEWORK_NAMES[framework])
+    return METHOD_LOOKS.get(name.partition("@")[0], of_framework)
 
 
 # ------------------------------------------------------------------------------------------------ every run's recall
@@ -96,7 +109,7 @@ def recall_for_cost(arms: dict, operations: dict[str, float], levels: dict[str, 
     for name, about in arms.items():
         spent = np.array(about["validated"]["steps"]) * operations[name]
         rsums = about["validated"]["rsum"]  # checkpoints, seeds
-        colour = COLOURS[about["settings"]["framework"]]
+        colour, _, _ = _look(name, about)
         line = "-" if about["settings"]["alignment"] == "mba" else (0, (4, 2))
         ax.plot(spent, np.mean(rsums, axis=1), linestyle=line, color=colour, label=name)
         low, high = np.min(rsums, axis=1), np.max(rsums, axis=1)
@@ -192,14 +205,14 @@ def retrieved_scores(arms: dict) -> Picture:
     """The paper's Fig. 3: the scores of what is retrieved against K, a colour and mark per framework, dashed for
     image→report and solid for report→image as in its caption; means over seeds, in a band of one standard deviation.
 
-    arms: one per framework, of study.json.
+    arms: one per framework or method, of study.json.
     """
     metrics = list(next(iter(arms.values()))["nlg"]["image_to_text"])
     alt = f"{', '.join(metrics)} of the first K reports retrieved by " + ", ".join(arms)
     picture, axes = new_picture(5.6, 2, 2, sharex=True, alt=alt)
     for ax, metric in zip(axes.flat, metrics, strict=True):
-        for arm in arms.values():
-            _draw_curves(ax, arm, metric)
+        for name, arm in arms.items():
+            _draw_curves(ax, arm, metric, _look(name, arm))
         if not ax.lines:
             missing = "needs Java, which was not there"
             ax.text(0.5, 0.5, missing, ha="center", transform=ax.transAxes)
@@ -215,9 +228,9 @@ def retrieved_scores(arms: dict) -> Picture:
     return picture
 
 
-def _draw_curves(ax: Axes, arm: dict, metric: str) -> None:
+def _draw_curves(ax: Axes, arm: dict, metric: str, look: tuple[str, str, str]) -> None:
     """Both directions of one arm, with their bands; nothing where they were not measured."""
-    framework = arm["settings"]["framework"]
+    colour, marker, label = look
     for way, style in (("image_to_text", "--"), ("text_to_image", "-")):
         curve = arm["nlg"][way][metric]
         if curve is None:
@@ -227,16 +240,16 @@ def _draw_curves(ax: Axes, arm: dict, metric: str) -> None:
             depths,
             curve,
             style,
-            marker=MARKERS[framework],
+            marker=marker,
             markersize=4,
             linewidth=1.6,
-            color=COLOURS[framework],
-            label=FRAMEWORK_NAMES[framework] if way == "text_to_image" else None,
+            color=colour,
+            label=label if way == "text_to_image" else None,
         )
         if arm.get("nlg_sd"):
             deviation = np.array(arm["nlg_sd"][way][metric])
             low, high = curve - deviation, curve + deviation
-            ax.fill_between(depths, low, high, color=COLOURS[framework], alpha=0.12, linewidth=0)
+            ax.fill_between(depths, low, high, color=colour, alpha=0.12, linewidth=0)
 
 
 # ------------------------------------------------------------------------------------------------------------ Fig. 4

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.baselines import measure_baselines
 from benchmarks.study import step_cost, text_scores
-from benchmarks.study.arms import ARMS, GROUPS, Arm, parse_arms
+from benchmarks.study.arms import ARMS, GROUPS, Arm, arm_of, parse_arms
 from benchmarks.study.files import read_result
 from benchmarks.study.measure import keep_middle_gap, measure_run
 from benchmarks.study.summary import flatten_config, summarise
@@ -261,7 +261,8 @@ def train_and_measure(
     if not (run.folder / "manifest.json").exists():
         _train(run, data, device, command)
     is_null = run.arm in GROUPS["null"]
-    measured = measure_run(data, run.folder, device, null=is_null, scored=scored)
+    kind = run.arm.kind
+    measured = measure_run(data, run.folder, device, kind=kind, null=is_null, scored=scored)
     about = {"arm": run.arm.name, "seed": run.seed}
     if run.arm.name not in ARMS:
         about["own_settings"] = run.arm.settings
@@ -274,6 +275,7 @@ def _find_twin(run: PlannedRun) -> dict | None:
     for path in sorted((run.out / "results").glob(f"*-seed{run.seed}.json")):
         other = read_result(path)
         is_whole = run.arm not in GROUPS["null"] or "both_orders" in other
+        is_whole = is_whole and arm_of(other).kind is run.arm.kind
         if is_whole and flatten_config(other["config"]) == own:
             return other
     return None
@@ -289,6 +291,7 @@ def _train(run: PlannedRun, data: Path, device: torch.device, command: str) -> N
             device=device,
             callbacks=[keep_middle_gap(data, run.folder, device)],
             command=command,
+            kind=run.arm.kind,
         )
     except (TrainingStopped, CheckpointError) as stopped:
         raise type(stopped)(

@@ -167,15 +167,24 @@ def count_flops(configs: dict[str, RunConfig], data: Path) -> dict[str, float]:
         return {}
     tokenizer = make_tokenizer(next(iter(configs.values())), folder.read(data))
     return {
-        name: count_step_flops(with_vocabulary(config, tokenizer))
+        name: count_arm_flops(ARMS[name], with_vocabulary(config, tokenizer))
         for name, config in configs.items()
     }
 
 
-def count_step_flops(config: RunConfig, pairs: int = 2) -> float:
+def count_arm_flops(arm: Arm, config: RunConfig) -> float:
+    """Operations per pair of a step of an arm. Those of a method that compares words with the patches of all images
+    grow with the batch: counted in batches of 2 and 4 pairs, and drawn on to the batch of training."""
+    if arm.kind is MCR:
+        return count_step_flops(config)
+    two, four = (count_step_flops(config, pairs, arm.kind) for pairs in (2, 4))
+    return two + (four - two) / 2 * (config.train.batch_size - 2)
+
+
+def count_step_flops(config: RunConfig, pairs: int = 2, kind: type[MCR] = MCR) -> float:
     """Floating-point operations of forward and backward of one pair with a report of the longest length (a multiply-add
     counts as two)."""
-    model, batch = MCR(config.model), make_batch(config.model, pairs, torch.device("cpu"))
+    model, batch = kind(config.model), make_batch(config.model, pairs, torch.device("cpu"))
 
     def take_step() -> None:
         total: Tensor = sum(named_losses(model(batch)).values())
