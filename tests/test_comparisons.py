@@ -376,9 +376,17 @@ def test_state_of_the_art_can_never_be_claimed():
 
 def test_variants_are_judged_where_they_were_run_and_all_groups_have_a_row():
     compared = {arm for variant in comparisons.VARIANTS for arm in variant.contrast}
-    assert compared | {"mask-0.5-0.25"} == {"mcr-mba"} | {
+    assert compared | {"mask-0.5-0.25"} == {"mcr-mba", "mcr-mba@flops"} | {
         arm.name
-        for group in ("pooling", "projection", "mask", "mask@time", "weights")
+        for group in (
+            "pooling",
+            "projection",
+            "mask",
+            "mask@time",
+            "weights",
+            "methods",
+            "methods@flops",
+        )
         for arm in GROUPS[group]
     }
     results = study_of(4.0)

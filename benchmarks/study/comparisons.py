@@ -215,10 +215,9 @@ def _mask_choice(arm: Arm, when: str = "") -> Comparison:
     return _choice(arm.name, ours, f"{image:g} % and {text:g} %{when}")
 
 
-def _method(name: str) -> Comparison:
-    """The claim that MCR finds more than this method for the same operations."""
-    what = f"MCR against {name}, equal FLOPs"
-    return _recall(OTHERS, what, "mcr-mba@flops", f"{name}@flops")
+def _method(name: str, words: str, at: str) -> Comparison:
+    """The claim that MCR finds more than this method."""
+    return _recall(OTHERS, f"MCR against {name}, {words}", f"mcr-mba{at}", f"{name}{at}")
 
 
 def _weight_choice(arm: Arm) -> Comparison:
@@ -260,7 +259,8 @@ VARIANTS = (
     *(_mask_choice(arm) for arm in GROUPS["mask"] if arm.name != "mask-0.5-0.25"),
     *(_mask_choice(arm, ", equal time") for arm in GROUPS["mask@time"]),
     *(_weight_choice(arm) for arm in GROUPS["weights"]),
-    *map(_method, METHODS),
+    *(_method(name, "equal steps", "") for name in METHODS),
+    *(_method(name, "equal FLOPs", "@flops") for name in METHODS),
 )
 
 
