@@ -17,9 +17,9 @@ RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 RETRIEVAL = "points of RSum (0–600)"  # the unit of what is said of retrieval
 SIGNED = {"ratio": "{:.2f}", RETRIEVAL: "{:+.1f}"}
 ABOUT_RETRIEVAL = (
-    "In brackets stands the interval over seeds. It *holds 0*, or is *clear of 0*. "
-    "A difference of recall says something of the method only where the models clear the linear one (notebook 04, "
-    "section 5). Where they do not, they are under-trained, and the study gives no verdict: `benchmarks/RESULTS.md`."
+    "In brackets stands the interval over seeds. *Not decidable here*: no model of the comparison clears the linear "
+    "one (notebook 04, section 5). They are under-trained, and their difference says nothing of the method. "
+    "Where no linear model was fitted, the line only says whether the interval *holds 0* or is *clear of 0*."
 )
 
 
@@ -38,8 +38,8 @@ def row(name: str, measured: str) -> dict:
 def verdicts(*asked: tuple[str, str]) -> Markdown:
     """A line for each (file, what was measured): the effect with its interval over seeds, the verdict, the file.
 
-    Of retrieval only whether the interval is clear of 0: a verdict also asks whether the models clear a linear one, and
-    that is judged elsewhere (benchmarks/study/standing.py).
+    Of retrieval there is a verdict only where the study has a linear model to clear (benchmarks/study/standing.py);
+    else whether the interval is clear of 0.
     """
     lines = []
     for name, measured in asked:
@@ -47,7 +47,7 @@ def verdicts(*asked: tuple[str, str]) -> Markdown:
         number = SIGNED.get(line["unit"], "{:+.2f}")
         effect, low, high = (number.format(x) for x in (line["effect"], *line["interval"]))
         verdict = line["verdict"]
-        if line["unit"] == RETRIEVAL:
+        if line["unit"] == RETRIEVAL and not read(name).get("baselines"):
             verdict = "clear of 0" if line["interval"][0] * line["interval"][1] > 0 else "holds 0"
         lines.append(
             f"* {measured}: {effect} [{low}, {high}] {line['unit']}, {line['data']}: "

@@ -492,9 +492,10 @@ lesson.claim(
 )
 
 # %% [markdown]
-# For retrieval alone, then, masking is a price and not a gain. What it buys is time. So the fairer question gives
-# every model the same time. And the last two lines ask where masking should help most: when the *test* input is hidden
-# in part, as in training.
+# For retrieval alone, then, masking is a price here and not a gain. What it buys is time. So the fairer question gives
+# every model the same time, or the same operations (*equal FLOPs*). And the last two lines ask where masking should
+# help most: when the *test* input is hidden in part, as in training. The *hard phantom* is one that a linear model
+# cannot read.
 
 # %%
 found.verdicts(
@@ -506,8 +507,8 @@ found.verdicts(
         "study_phantom_masks",
         "masking 50 % of the image and 25 % of the report is better than 25 % and 0 %, equal time",
     ),
-    ("study_phantom", "contrastive on masked against whole, hidden input, equal time"),
-    ("study_phantom", "MCR against contrastive, hidden input, equal time"),
+    ("study_hard", "contrastive on masked against whole, hidden input, equal FLOPs"),
+    ("study_hard", "MCR against contrastive, hidden input, equal FLOPs"),
 )
 
 # %% [markdown]
