@@ -25,7 +25,11 @@ from mcr_lib import paper
 
 TEMPLATES = ROOT / "benchmarks" / "templates"
 SEARCH = ("00_start_here", "films")  # notebook and figure: what a sentence finds
-MAIN_STUDIES = {"phantom": "study_phantom", "Open-i": "study_openi"}  # their verdicts in one look
+MAIN_STUDIES = {  # their verdicts in one look
+    "hard phantom": "study_hard",
+    "phantom": "study_phantom",
+    "Open-i": "study_openi",
+}
 WAYS = {"image_to_text": "image → report", "text_to_image": "report → image"}
 NEEDS_SCRIPT = "application/vnd.jupyter.widget-view+json"
 FIGURES = {  # of a study, in this order where they are there → caption
