@@ -3,7 +3,7 @@
 An arm differs from the profile in these keys, other people's methods in their loss as well, and in nothing else: same
 seeds, batches, masks, initial weights of what arms share, and hyper-parameters. No arm has numbers of its own but for
 SigLIP's first temperature: the profile's were settled for MCR with MbA, and of three learning rates its was on
-validation the best for each of the core arms, or within noise of it (choose.py).
+validation the best for each of the core arms, or within noise of it (RESULTS.md). search.py looks further.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def run_study(
         settings = settings | {"steps": count_steps(data, config)}
         config = resolve(profile, settings)
     about = describe_data(data)
-    _open_folder(out, merge)
+    open_folder(out, merge)
     with locked(out / ".cost.lock"):  # a second process on this folder waits, and finds it measured
         path = out / "cost.json"
         costs = step_cost.complete_costs(path, plan, config, data, device, cost_repeats)
@@ -109,7 +109,7 @@ def run_study(
     def finish(run: PlannedRun) -> None:
         train_and_measure(run, data, device, command, scored)
 
-    _share_runs(runs, finish)
+    share_runs(runs, finish)
     return summarise(out, profile=profile, settings=settings, command=command)
 
 
@@ -203,7 +203,7 @@ def _check_stored(run: PlannedRun, about: dict) -> None:
 # ------------------------------------------------------------------------------------------------------ the folder
 
 
-def _open_folder(out: Path, merge: tuple[Path, ...]) -> None:
+def open_folder(out: Path, merge: tuple[Path, ...] = ()) -> None:
     for folder in ("results", ".locks"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for half in merge:
@@ -233,7 +233,7 @@ def _weights_of(result: Path) -> str:
     return read_result(result)["weights_sha256"]
 
 
-def _share_runs(runs: list[PlannedRun], finish) -> None:
+def share_runs(runs: list[PlannedRun], finish) -> None:
     """Finish every run that has no result, each by one of the processes that are at this folder."""
     for wait in (False, True):  # first what no other process is at, then what it has not finished
         for run in runs:
