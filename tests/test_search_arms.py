@@ -19,7 +19,7 @@ ARMS = "two-stream-mba,mcr-mba@flops"
 
 @pytest.fixture(scope="module")
 def searched(phantom, tmp_path_factory):
-    out = tmp_path_factory.mktemp("search")
+    out = tmp_path_factory.mktemp("runs") / "search"
     again = ["--data", phantom, "--out", out, "--arms", ARMS, "--draws", "2", "--seeds", "1"]
     again = [str(word) for word in [*again, "--profile", "smoke", "--set", "steps=4"]]
     assert run_app(search.app, search.MODULE, again) == 0

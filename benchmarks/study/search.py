@@ -141,6 +141,7 @@ def run_search(
 def _keep_plan(out: Path, plan: dict) -> None:
     """OUT/plan.json says what is searched there. RunError where it is something else."""
     path = out / "plan.json"
+    out.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         write_json(path, plan)
     elif read_json(path, "name another --out") != plan:
