@@ -10,6 +10,7 @@ from benchmarks.study import search
 from benchmarks.study.arms import parse_arms
 from data_prep.commands import run_app
 from mcr_lib.config import read_config, resolve
+from mcr_lib.data import PairData
 from mcr_lib.engine.run_folder import RunError
 from mcr_lib.run import train_run
 
@@ -22,7 +23,16 @@ def searched(phantom, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "search"
     again = ["--data", phantom, "--out", out, "--arms", ARMS, "--draws", "2", "--seeds", "1"]
     again = [str(word) for word in [*again, "--profile", "smoke", "--set", "steps=4"]]
-    assert run_app(search.app, search.MODULE, again) == 0
+    read, start = set(), PairData.__init__
+
+    def noted(self, folder, split, *args, **kwargs):
+        read.add(split)
+        start(self, folder, split, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PairData, "__init__", noted)
+        assert run_app(search.app, search.MODULE, again) == 0
+    assert read == {"train", "validate"}  # the test split is for the study
     return out, again
 
 

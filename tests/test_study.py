@@ -19,7 +19,6 @@ from benchmarks import baselines
 from benchmarks.cost import variants
 from benchmarks.study import __main__ as study_command
 from benchmarks.study import (
-    choose,
     comparisons,
     figures,
     interval,
@@ -38,7 +37,7 @@ from data_prep.folder import locked, write_json
 from kit import boxes as kit_boxes
 from kit.grounding import patch_features
 from kit.plotting.style import png
-from mcr_lib.config import ConfigError, read_config, resolve
+from mcr_lib.config import ConfigError, resolve
 from mcr_lib.data import PairData, TrainBatches
 from mcr_lib.engine import checkpoint
 from mcr_lib.engine.precision import autocast_dtype
@@ -656,35 +655,6 @@ def test_checkpoints_of_the_study_are_ordinary_ones(whole):
     assert checkpoint.find_newest(whole / "runs" / "mcr-mba-seed0" / "checkpoints")[1]["step"] == 6
 
 
-def test_the_choice_of_the_rate_trains_what_is_missing_and_never_reads_the_test_split(
-    phantom, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setitem(choose.GROUPS, "core", parse_arms("mcr-mba,mcr-abm"))
-    out, evaluated = tmp_path / "choice.json", []
-    evaluate = evaluate_run
-    monkeypatch.setattr(
-        choose,
-        "evaluate_run",
-        lambda *args, **kwargs: evaluated.append(kwargs["split"]) or evaluate(*args, **kwargs),
-    )
-    settings = dict(profile="smoke", steps=2, device="cpu")
-    choose.main(phantom, tmp_path / "runs", out, arms="mcr-mba", **settings)
-    assert (
-        not out.exists()
-        and "3 runs are still to be done, mcr-abm-0.0005" in capsys.readouterr().out
-    )
-    choose.main(phantom, tmp_path / "runs", out, arms="core", **settings)
-    assert evaluated == ["validate"] * 6  # three of each arm, none twice
-    found = json.loads(out.read_text())
-    for arm, rates in found["arms"].items():
-        assert set(rates) == {"0.0005", "0.001", "0.002"}
-        assert rates[found["best"][arm]]["rsum"] == max(rate["rsum"] for rate in rates.values())
-    configs = [read_config(run / "config.yaml") for run in (tmp_path / "runs").iterdir()]
-    assert {c.train.seed for c in configs} == {100} and {
-        c.train.learning_rate for c in configs
-    } == set(choose.RATES)
-
-
 def test_costs_of_variants_are_relative_to_the_first_arm(phantom, tmp_path, capsys):
     variants.main(
         phantom,
@@ -818,19 +788,24 @@ def test_the_table_of_arms_means_deviations_chance_and_shares_of_two_streams_cos
         name: {"flops": 1e6 * n, "seconds": [9.0, n, 0.0], "peak_bytes": [2e6 * n] * 3}
         for n, name in ((4.0, "two-stream-mba"), (2.0, "mcr-mba"))
     }
+    validated = {"steps": [30, 40, 70], "rsum": [[15, 25], [25, 35], [30, 32.5]]}
     head, chance, first, second = tables.arm_cells(
         {
-            "arms": {"mcr-mba@time": arm([30.0, 34.0], 70), "mcr-abm": arm([8.0, 8.0], 50)},
+            "arms": {
+                "mcr-mba@time": arm([30.0, 34.0], 70) | {"validated": validated},
+                "mcr-abm": arm([8.0, 8.0], 50),
+            },
             "cost": {"arms": costs},
             "config": {"train": {"batch_size": 10}},
         }
     )
     assert len(head) == len(chance) == len(first) == len(second)
-    assert chance == ["chance", "", *["11.0 / 21.0"] * 2, "1.0", "1.0", *[""] * 5]
+    assert chance == ["chance", "", *["11.0 / 21.0"] * 2, "1.0", "1.0", *[""] * 6]
     assert first[:6] == ["mcr-mba@time", "70", "11.0 / 21.0", "11.0 / 21.0", "32.0 (2.8)", "5.0"]
-    assert first[6:8] == ["0.0014", "2.0"]  # 70 steps of 10 pairs of 2 MFLOP
-    assert first[8:] == ["2 (0.50)", "2 (0.50)", "4 (0.50)"] and second[4:6] == ["8.0", "5.0"]
-    assert second[6:] == ["–", "2.0", "–", "–", "–"]
+    assert head[6] == "added by the last doubling" and first[6] == "+25 %"  # 25 → 31.25
+    assert first[7:9] == ["0.0014", "2.0"]  # 70 steps of 10 pairs of 2 MFLOP
+    assert first[9:] == ["2 (0.50)", "2 (0.50)", "4 (0.50)"] and second[4:6] == ["8.0", "5.0"]
+    assert second[6:] == ["–", "–", "2.0", "–", "–", "–"]
     assert not {"mAP by label", "RSum, abnormal"} & set(head)  # no arm has them
 
 
