@@ -6,15 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.study import search
-from benchmarks.study.arms import parse_arms
+from benchmarks.study import runs, search
+from benchmarks.study.arms import parse_arms, with_draws
+from benchmarks.study.comparisons import COST_ARMS
+from benchmarks.study.files import read_search
 from data_prep.commands import run_app
+from data_prep.folder import write_json
+from data_prep.own_files import DamagedFile
 from mcr_lib.config import read_config, resolve
 from mcr_lib.data import PairData
+from mcr_lib.engine.precision import autocast_dtype, precision_name
 from mcr_lib.engine.run_folder import RunError
 from mcr_lib.run import train_run
 
 CPU = torch.device("cpu")
+PRECISION = precision_name(autocast_dtype("auto", CPU))
 ARMS = "two-stream-mba,mcr-mba@flops"
 
 
@@ -72,6 +78,31 @@ def test_a_study_takes_the_best_draw_of_each_arm_and_leaves_the_rest():
     draws = [{}, {"learning_rate": 0.002, "framework": "contrastive"}]
     found = {"mcr-mba@flops": {"best": 1}, "two-stream-mba": {"best": 0}}
     arms = parse_arms("mcr-mba@flops,two-stream-mba,mcr-abm")
-    mcr, two_stream, other = search.tuned(arms, {"draws": draws, "arms": found})
+    mcr, two_stream, other = with_draws(arms, {"draws": draws, "arms": found})
     assert mcr.settings == {"learning_rate": 0.002, **arms[0].settings}  # its own keys stay
     assert (two_stream, other) == (arms[1], arms[2])
+
+
+def test_a_tuned_study_trains_with_the_draws_says_so_and_mixes_with_no_other(phantom, tmp_path):
+    draw = {"learning_rate": 0.002, "pooling": "max"}
+    found = {"draws": [{}, draw], "arms": {"mcr-mba@flops": {"best": 1}}}
+    write_json(tmp_path / "search.json", found)
+    asked = {"profile": "smoke", "settings": {"steps": 2}, "device": CPU}
+    asked |= {"seeds": "2", "scored": 2, "with_baselines": False, "arms": ARMS}
+    out = tmp_path / "study"
+    out.mkdir()
+    costs = {name: {"seconds": [1.0, 1.0], "peak_bytes": [2, 2]} for name in COST_ARMS}
+    conditions = {"device": "cpu", "batch_size": 32, "precision": PRECISION}
+    write_json(out / "cost.json", {"arms": costs, "steps_of": {}, **conditions})  # nothing to time
+    content = runs.run_study(phantom, out, tuned=tmp_path / "search.json", **asked)
+    assert content["arms"]["mcr-mba@flops"]["settings"].items() >= draw.items()
+    assert "learning_rate" not in content["arms"]["two-stream-mba"]["settings"]
+    config = read_config(out / "runs" / "mcr-mba@flops-seed1" / "config.yaml")
+    assert (config.train.learning_rate, config.model.pooling) == (0.002, "max")
+    row = next(row for row in content["claims"] if "two-stream, equal FLOPs" in row["measured"])
+    assert row["repeats"] == 2
+    with pytest.raises(RunError, match="pooling='max', now it is 'mean'"):
+        runs.run_study(phantom, out, **asked)
+    with pytest.raises(DamagedFile, match="not among the draws"):
+        write_json(tmp_path / "search.json", {"draws": [{}], "arms": {"mcr-mba": {"best": 1}}})
+        read_search(tmp_path / "search.json")

@@ -33,6 +33,7 @@ Arms = option(
 OwnArm = option(
     list[str], "an arm of your own: NAME=key=value,key=value on top of MCR with MbA", "--arm"
 )
+Tuned = option(Path | None, "search.json: each arm with the settings that were best for it there")
 Merge = option(list[Path], "another study's folder, made on another machine")
 Table = flag("--table", "print what study.json FILES say, as Markdown")
 Short = flag("--short", "with --table: at most six rows for each file")
@@ -47,6 +48,7 @@ def main(
     seeds: Seeds = "5",
     arms: Arms = "core",
     own_arms: OwnArm = [],  # noqa: B006
+    tuned: Tuned = None,
     profile: Profile = "demo",
     settings: Set = [],  # noqa: B006 (typer copies it)
     merge: Merge = [],  # noqa: B006
@@ -79,6 +81,7 @@ def main(
         out,
         arms=arms,
         own_arms=tuple(own_arms),
+        tuned=tuned,
         seeds=seeds,
         profile=profile,
         settings=parse_settings(settings),

@@ -8,6 +8,7 @@ validation the best for each of the core arms, or within noise of it (RESULTS.md
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Sequence
@@ -146,6 +147,26 @@ def _parse_own(text: str) -> Arm:
     return Arm(name, _settings("mcr", "mba") | parse_settings(pairs.split(",")))
 
 
+def with_draws(arms: Sequence[Arm], search: dict) -> list[Arm]:
+    """The arms with the settings that were best for each in search.json (search.py); what was not searched for stays
+    as it is."""
+    changed = []
+    for arm in arms:
+        found = search["arms"].get(arm.name)
+        settings = search["draws"][found["best"]] if found else {}
+        changed.append(dataclasses.replace(arm, settings=settings | arm.settings))
+    return changed
+
+
 def arm_of(result: dict) -> Arm:
-    """The arm of a result file: one of ARMS, or somebody's own, whose keys stand in the file."""
-    return ARMS.get(result["arm"]) or Arm(result["arm"], result["own_settings"])
+    """The arm of a result file: one of ARMS, one of them with other settings, or somebody's own; what is not in ARMS
+    stands in the file."""
+    known, own = ARMS.get(result["arm"]), result.get("own_settings")
+    if known is None:
+        return Arm(result["arm"], own)
+    return known if own is None else dataclasses.replace(known, settings=own)
+
+
+def own_settings(arm: Arm) -> dict:
+    """What a result file must say of an arm for `arm_of` to find it again."""
+    return {} if arm == ARMS.get(arm.name) else {"own_settings": arm.settings}

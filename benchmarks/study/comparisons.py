@@ -34,7 +34,7 @@ RULE = (
     "`p, Holm` is, over all rows but the control. Equal FLOPs: the steps follow from counted operations. Equal time: "
     "the steps follow from seconds measured beforehand, and the interval takes them as exact. Intervals of costs are "
     "over repeats on one machine. Measured on the test split at the last step. All arms have the profile's numbers, "
-    "which were settled for MCR with MbA; of them only the learning rate was compared for the other arms. A verdict on "
+    "which were settled for MCR with MbA, or in a study with --tuned each its own best draw (search.py). A verdict on "
     "retrieval is given only where the better arm of the comparison clears the linear model, its whole interval "
     "above that model's whole interval; else the row says that it is not decidable here."
 )

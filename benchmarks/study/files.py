@@ -177,18 +177,29 @@ class Result(_Part):
     own_settings: dict | None = None
 
 
+class Searched(_Part):
+    best: int = Field(ge=0)
+
+
+class Search(_Part):
+    """search.json."""
+
+    draws: Annotated[list[dict], Field(min_length=1)]
+    arms: dict[str, Searched]
+
+    @model_validator(mode="after")
+    def _has_the_best(self):
+        for name, arm in self.arms.items():
+            if arm.best >= len(self.draws):
+                raise ValueError(f"the best draw of {name} is not among the draws")
+        return self
+
+
 class Gap(_Part):
     """gap_middle.json of a run folder."""
 
     step: int
     gap_distance: float
-
-
-class Evaluation(_Part):
-    """metrics.json of a run folder, as far as it is read again."""
-
-    rsum: float
-    interval: dict[str, Numbers]
 
 
 def read_study(path: Path) -> dict:
@@ -199,7 +210,7 @@ def read_study(path: Path) -> dict:
 def read_result(path: Path) -> dict:
     """One result file, of an arm that there is. Raises DamagedFile."""
     content = _read(path, Result)
-    if content["arm"] not in ARMS and content["own_settings"] is None:
+    if content["arm"] not in ARMS and content.get("own_settings") is None:
         raise DamagedFile(
             f"{path} names an arm that there is not, {content['arm'][:50]!r}: {AGAIN}"
         )
@@ -216,14 +227,14 @@ def read_baselines(path: Path) -> dict:
     return _read(path, MeasuredBaselines)
 
 
+def read_search(path: Path) -> dict:
+    """search.json. Raises DamagedFile."""
+    return _read(path, Search)
+
+
 def read_gap(path: Path) -> dict:
     """gap_middle.json. Raises DamagedFile."""
     return _read(path, Gap)
-
-
-def read_evaluation(path: Path) -> dict:
-    """metrics.json of a run folder. Raises DamagedFile."""
-    return _read(path, Evaluation)
 
 
 def _read(path: Path, shape: type[BaseModel]) -> dict:

@@ -23,8 +23,8 @@ import torch
 
 from benchmarks.baselines import measure_baselines
 from benchmarks.study import step_cost, text_scores
-from benchmarks.study.arms import ARMS, GROUPS, Arm, arm_of, parse_arms
-from benchmarks.study.files import read_result
+from benchmarks.study.arms import GROUPS, Arm, arm_of, own_settings, parse_arms, with_draws
+from benchmarks.study.files import read_result, read_search
 from benchmarks.study.measure import keep_middle_gap, measure_run
 from benchmarks.study.summary import flatten_config, summarise
 from data_prep.folder import describe_data, locked, write_json
@@ -70,6 +70,7 @@ def run_study(
     *,
     arms: str = "core",
     own_arms: tuple[str, ...] = (),
+    tuned: Path | None = None,
     seeds: str = "5",
     profile: str = "demo",
     settings: dict | None = None,
@@ -82,11 +83,14 @@ def run_study(
 ) -> dict:
     """Train and measure what is missing of arms × seeds ('5': 0 … 4; '3-4': these), then judge all in OUT/results.
 
-    Seed by seed, all arms of one before the next: stopped anywhere, the arms are about equally far. Returns what
-    study.json says. Raises ConfigError, RunError, DataError before anything is trained.
+    Seed by seed, all arms of one before the next: stopped anywhere, the arms are about equally far. tuned: search.json,
+    whose best draw each of its arms gets. Returns what study.json says. Raises ConfigError, RunError, DataError before
+    anything is trained.
     """
     data, out, settings = Path(data), Path(out), settings or {}
     plan, numbers = parse_arms(arms, own_arms), parse_seeds(seeds)
+    if tuned is not None:
+        plan = with_draws(plan, read_search(tuned))
     config = resolve(profile, settings)
     _check_splits(data, config)
     if config.train.steps is None:  # arms of equal cost get more steps, or fewer
@@ -253,8 +257,9 @@ def train_and_measure(
     """Train one arm with one seed, or find an arm that is the same under another name, and leave the result file."""
     twin = _find_twin(run)
     if twin is not None:
-        own = {} if run.arm.name in ARMS else {"own_settings": run.arm.settings}
-        write_json(run.result, twin | {"arm": run.arm.name, "same_as": twin["arm"]} | own)
+        twin.pop("own_settings", None)
+        about = {"arm": run.arm.name, "same_as": twin["arm"], **own_settings(run.arm)}
+        write_json(run.result, twin | about)
         return
     steps = run.config.train.steps or f"{run.config.train.epochs} epochs of"
     print(f"{run.arm.name}, seed {run.seed}: {steps} steps", flush=True)
@@ -263,9 +268,7 @@ def train_and_measure(
     is_null = run.arm in GROUPS["null"]
     kind = run.arm.kind
     measured = measure_run(data, run.folder, device, kind=kind, null=is_null, scored=scored)
-    about = {"arm": run.arm.name, "seed": run.seed}
-    if run.arm.name not in ARMS:
-        about["own_settings"] = run.arm.settings
+    about = {"arm": run.arm.name, "seed": run.seed, **own_settings(run.arm)}
     write_json(run.result, {**about, **measured, **provenance(command)})
 
 

@@ -10,7 +10,6 @@ a search that looks for the best there is. Eight draws only say whether the prof
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from itertools import product
 from pathlib import Path
@@ -187,16 +186,6 @@ def format_search(content: dict) -> str:
     for number, draw in enumerate(content["draws"][1:], 1):
         lines.append(f"\ndraw {number}: " + ", ".join(f"{key} {v}" for key, v in draw.items()))
     return "\n".join(lines)
-
-
-def tuned(arms: list[Arm], content: dict) -> list[Arm]:
-    """The arms with the settings that were best for each; those that were not searched for stay as they are."""
-    changed = []
-    for arm in arms:
-        found = content["arms"].get(arm.name)
-        settings = content["draws"][found["best"]] if found else {}
-        changed.append(dataclasses.replace(arm, settings=settings | arm.settings))
-    return changed
 
 
 if __name__ == "__main__":

@@ -61,7 +61,8 @@ def complete_costs(
     counted = _find_counted_arms(plan, costs)
     if not names and not counted:
         return costs
-    configs = {name: _with_settings(config, ARMS[name].settings) for name in [*names, *counted]}
+    known = ARMS | {arm.plain_name: arm for arm in plan}  # of these some with other settings
+    configs = {name: _with_settings(config, known[name].settings) for name in [*names, *counted]}
     timed = {name: configs[name] for name in names}
     measured = measure_step_costs(timed, data, device, repeats) if timed else {}
     costs["flops"] |= count_flops({name: configs[name] for name in counted}, data)
@@ -120,7 +121,12 @@ def _read_costs(path: Path, config: RunConfig, device: torch.device) -> dict:
 
 
 def _with_settings(config: RunConfig, settings: dict) -> RunConfig:
-    return config.model_copy(update={"model": config.model.model_copy(update=settings)})
+    parts = {}
+    for name in ("model", "train"):
+        part = getattr(config, name)
+        own = {key: value for key, value in settings.items() if key in type(part).model_fields}
+        parts[name] = part.model_copy(update=own)
+    return config.model_copy(update=parts)
 
 
 def _median_ratio(seconds: list[float], others: list[float]) -> float:
