@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.study.arms import ARMS, FRAMEWORKS, GROUPS, METHODS, Arm
 from benchmarks.study.interval import (
     LEVEL,
+    OF_PAIRS,
     POWER,
     find_interval,
     holm,
@@ -19,7 +20,7 @@ from benchmarks.study.interval import (
     measure_value,
     p_value,
 )
-from benchmarks.study.standing import CONTROL, POINTS
+from benchmarks.study.standing import ALIKE, CONTROL, F1, POINTS
 from mcr_lib import paper
 
 MUCH_LESS = 0.8  # 'much less memory and time': abstract and captions name no number; we ask for a fifth less
@@ -102,6 +103,16 @@ def _pointing(what: str, first: str, second: str) -> Comparison:
     return Comparison(3, what, "pointing", _difference(first, second), unit=unit)
 
 
+def _alike(what: str, first: str, second: str) -> Comparison:
+    """The claim that the first arm tells the true one from others with the same findings more often."""
+    return Comparison(3, what, "alike", _difference(first, second), unit=ALIKE)
+
+
+def _label_f1(what: str, first: str, second: str) -> Comparison:
+    """The claim that the first report found names the image's findings better."""
+    return Comparison(RETRIEVAL, what, "label_f1", _difference(first, second), unit=F1)
+
+
 def _cost(what: str, measure: str) -> Comparison:
     """The claim that MCR's step costs much less than two-stream's."""
     contrast = _difference(*COST_ARMS)
@@ -137,6 +148,9 @@ def _at_equal(words: str, at: str) -> tuple[Comparison, ...]:
         _recall(RETRIEVAL, f"MCR against two-stream, {words}", mcr, "two-stream-mba"),
         _recall(RETRIEVAL, f"MCR against contrastive on whole input, {words}", mcr, whole),
         _recall(RETRIEVAL, f"MCR against contrastive on masked input, {words}", mcr, masked),
+        _label_f1(
+            f"MCR against two-stream, findings of the first report, {words}", mcr, "two-stream-mba"
+        ),
         _occluded(f"MCR against two-stream, hidden input, {words}", mcr, "two-stream-mba"),
         _occluded(f"MCR against contrastive, hidden input, {words}", mcr, whole),
         _occluded(f"contrastive on masked against whole, hidden input, {words}", masked, whole),
@@ -148,6 +162,9 @@ def _at_equal(words: str, at: str) -> tuple[Comparison, ...]:
         _gap(f"MbA against AbM, modality gap of MCR, {words}", mcr, f"mcr-abm{at}"),
         _distance(f"MbA against AbM, distance of true pairs of MCR, {words}", mcr, f"mcr-abm{at}"),
         _pointing(f"MbA against AbM, pointing at findings of MCR, {words}", mcr, f"mcr-abm{at}"),
+        _alike(
+            f"MbA against AbM, right among equal findings, of MCR, {words}", mcr, f"mcr-abm{at}"
+        ),
     )
 
 
@@ -307,7 +324,7 @@ def contrast_effects(
     results: list[dict], name: str, contrast: dict
 ) -> tuple[list[int], np.ndarray, np.ndarray | None]:
     """Of a contrast: the seeds that all its arms have (S), the effect per seed (S,), the influence (S, P) or None."""
-    if name == "pointing":  # data without boxes have none, nor have older files
+    if name in OF_PAIRS:
         results = [result for result in results if name in result["test"]]
     by_run = {(result["arm"], result["seed"]): result for result in results}
     seeds_of_arm = {arm: set() for arm in contrast}

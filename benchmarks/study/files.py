@@ -147,7 +147,7 @@ class Training(_Part):
     parameters: int
 
 
-class Pointing(_Part):
+class OfPairs(_Part):
     hits: Numbers
     query_of_pair: Some
 
@@ -157,7 +157,9 @@ class PerQuery(_Part):
     text_of_pair: Some
     ranks: dict[str, Some]
     pairs: dict[str, Numbers]
-    pointing: Pointing | None = None
+    pointing: OfPairs | None = None
+    alike: OfPairs | None = None
+    label_f1: OfPairs | None = None
 
 
 class Result(_Part):

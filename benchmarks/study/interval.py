@@ -116,6 +116,12 @@ def judge(low: float, high: float, against: float = 0.0, better: int = 1) -> str
 
 # ------------------------------------------------------------------------------------------ measures of one run
 
+OF_PAIRS = (
+    "pointing",
+    "alike",
+    "label_f1",
+)  # measured where the data allow it; older files have none
+
 
 def patient_influence(
     values: np.ndarray, query_of_pair: np.ndarray, patient_of_pair: np.ndarray
@@ -136,9 +142,9 @@ def measure_value(result: dict, name: str) -> tuple[float, np.ndarray | None]:
     """A run's value for a measure and the influence of each test patient (P,) on it; from its result file.
 
     Names: rsum, image_to_text_R@1 … text_to_image_R@10 (percent; with ' masked' of masked input), mAP (percent, mean
-    of both directions, label-match), gap_distance, alignment, true_pair_cosine, pointing (percent of findings);
-    gradient_agreement (mean of the two encoders, −1 to 1), which is no mean over test patients and has no influence
-    (None).
+    of both directions, label-match), gap_distance, alignment, true_pair_cosine, pointing (percent of findings),
+    alike, label_f1 (percent, fine.py); gradient_agreement (mean of the two encoders, −1 to 1), which is no mean over
+    test patients and has no influence (None).
     """
     if name == "gradient_agreement":
         return float(np.mean(list(result[name].values()))), None
@@ -147,7 +153,7 @@ def measure_value(result: dict, name: str) -> tuple[float, np.ndarray | None]:
     plain, _, masked = name.partition(" ")
     if plain == "rsum" or "_R@" in plain:
         parts = _recall_parts(test, plain, "ranks masked" if masked else "ranks")
-    elif plain == "pointing":
+    elif plain in OF_PAIRS:
         parts = [(np.array(test[plain]["hits"]), np.array(test[plain]["query_of_pair"]))]
     elif plain == "mAP":
         labelled = np.array(test["label_query_of_pair"])

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.study import text_scores
+from benchmarks.study import fine, text_scores
 from benchmarks.study.files import read_gap
 from benchmarks.study.pointing import measure_pointing
 from data_prep.folder import describe_data, write_json
@@ -72,12 +72,13 @@ def measure_run(
     whole = encode_pairs(model, test, device)
     metrics, per_query = _measure_test(test, whole, encode_pairs(model, test, device, masked=True))
     pointing = measure_pointing(model, tokenizer, test, whole[1].float().cpu().mean(0), device)
-    if pointing:
-        per_query["pointing"] = pointing
-        metrics["test, pointing"] = {
-            "pointing": float(np.mean(pointing["hits"])),
-            "chance": float(np.mean(pointing["chance"])),
-        }
+    for name, of_pairs in {"pointing": pointing, **_measure_fine(test, whole)}.items():
+        if of_pairs and of_pairs["hits"]:
+            per_query[name] = of_pairs
+            metrics[f"test, {name}"] = {
+                name: float(np.mean(of_pairs["hits"])),
+                "chance": float(np.mean(of_pairs["chance"])),
+            }
     at_end = encode_pairs(model, validate, device)
     metrics["validate, unmasked"] = _mean_metrics(_rank(validate, at_end))
     at_start = encode_pairs(build_model(config, kind).eval().to(device), validate, device)
@@ -149,6 +150,15 @@ def _measure_test(
             if chosen.any():
                 metrics[f"test, {name}"] = _mean_metrics(ranked, torch.tensor(chosen))
     return metrics, per_query
+
+
+def _measure_fine(test: PairData, features: tuple[Tensor, Tensor]) -> dict[str, dict]:
+    labels = test.table["labels"].tolist()
+    numbers = retrieval.merge_texts(test.table["report"].tolist())[0]
+    return {
+        "alike": fine.measure_alike(*features, numbers, labels),
+        "label_f1": fine.measure_label_f1(*features, labels),
+    }
 
 
 def _mean_metrics(

@@ -172,7 +172,7 @@ def summarise_arm(runs: list[dict]) -> dict:
         "steps": first["training"]["steps"],
         "seconds": [run["training"]["training_seconds"] for run in runs],
         "parameters": first["training"]["parameters"],
-        "metrics": {split: _per_seed(runs, "metrics", split) for split in first["metrics"]},
+        "metrics": _combine_metrics(runs),
         "rsum_interval": _rsum_interval(runs) if several else None,
         "validated": _combine_validated(runs),
         "gap": {stage: _per_seed(runs, "gap", stage) for stage in first["gap"]},
@@ -196,6 +196,15 @@ def _combine_validated(runs: list[dict]) -> dict | None:
         return None
     steps = [step for step in curves[0] if all(step in curve for curve in curves)]
     return {"steps": steps, "rsum": [_round([curve[step] for curve in curves]) for step in steps]}
+
+
+def _combine_metrics(runs: list[dict]) -> dict[str, dict]:
+    """Every table of metrics over the seeds that have it: older result files lack some."""
+    splits = dict.fromkeys(split for run in runs for split in run["metrics"])
+    return {
+        split: _per_seed([run for run in runs if split in run["metrics"]], "metrics", split)
+        for split in splits
+    }
 
 
 def _per_seed(runs: list[dict], kind: str, where: str) -> dict[str, list[float]]:

@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.study import standing
 from benchmarks.study.comparisons import COST_ARMS, NOT_MEASURED
 from benchmarks.study.files import AGAIN, read_study
+from benchmarks.study.interval import OF_PAIRS
 from benchmarks.study.standing import POINTS
 from data_prep.own_files import read_json
 
@@ -30,6 +31,9 @@ SCORES = {  # column → table of metrics, name in it
     "mAP by label": ("test, label-match", "mAP"),
     "precision@10 by label": ("test, label-match", "precision@10"),
     "RSum, abnormal": ("test, abnormal", "rsum"),
+    "right among equal findings": ("test, alike", "alike"),
+    "F1 of findings": ("test, label_f1", "label_f1"),
+    "pointing": ("test, pointing", "pointing"),
 }
 ALL_TRAINING = ("added by the last doubling", "TFLOP in all", "minutes in all")
 COSTS = {  # column → measure, unit
@@ -210,8 +214,11 @@ def _chance_line(metrics: dict) -> list[str]:
     """What a random order scores; it depends on the gallery and not on the input."""
     scores = []
     for where, name in SCORES.values():
-        of_chance = "chance, label-match" if where == "test, label-match" else "chance"
-        scores.append(_score_cell(metrics, of_chance, name))
+        if name in OF_PAIRS:
+            name = "chance"  # in the same table
+        else:
+            where = "chance, label-match" if where == "test, label-match" else "chance"
+        scores.append(_score_cell(metrics, where, name))
     return ["chance", "", *scores, *[""] * len((*ALL_TRAINING, *COSTS))]
 
 
@@ -221,6 +228,8 @@ def _score_cell(metrics: dict, where: str, name: str) -> str:
         values = measured[name]
         deviation = f" ({np.std(values, ddof=1):.1f})" if len(set(values)) > 1 else ""
         return f"{np.mean(values):.1f}{deviation}"
+    if name in measured:
+        return f"{np.mean(measured[name]):.1f}"
     both = [f"{way}_{name}" for way in ("image_to_text", "text_to_image")]
     if any(key not in measured for key in both):
         return "–"
