@@ -1,4 +1,4 @@
-"""The command line: python -m data_prep phantom | openi | mimic-cxr | csv | dicom | check | pack.
+"""The command line: python -m data_prep phantom | openi | mimic-cxr | csv | dicom | check | datasheet | subset | pack.
 
 Not the work: each command hands its arguments to the module of its name. How a mistake is said stands in commands.py;
 `check` ends with 1 where it found problems.
@@ -241,6 +241,18 @@ def datasheet(directory: Annotated[Path, typer.Argument(help="A data set folder.
     from .datasheet import datasheet as write
 
     print(write(directory))
+
+
+@app.command()
+def subset(
+    directory: Annotated[Path, typer.Argument(help="A data set folder.")],
+    out: Out,
+    train: Annotated[int, typer.Option(min=1, help="Training pairs to keep.")],
+) -> None:
+    """The same data set with fewer training pairs, for learning curves; validation and test stay as they are."""
+    from .subset import subset as write
+
+    write(directory, out, train)
 
 
 @app.command()

@@ -27,7 +27,7 @@ GAPS = {
 STAGES = ("start", "middle", "end")
 
 
-def _look(name: str, arm: dict) -> tuple[str, str, str]:
+def look_of(name: str, arm: dict) -> tuple[str, str, str]:
     """Colour, mark and name of an arm of study.json: of its method, else of its framework."""
     framework = arm["settings"]["framework"]
     of_framework = (COLOURS[framework], MARKERS[framework], FRAMEWORK_NAMES[framework])
@@ -109,7 +109,7 @@ def recall_for_cost(arms: dict, operations: dict[str, float], levels: dict[str, 
     for name, about in arms.items():
         spent = np.array(about["validated"]["steps"]) * operations[name]
         rsums = about["validated"]["rsum"]  # checkpoints, seeds
-        colour, _, _ = _look(name, about)
+        colour, _, _ = look_of(name, about)
         line = "-" if about["settings"]["alignment"] == "mba" else (0, (4, 2))
         ax.plot(spent, np.mean(rsums, axis=1), linestyle=line, color=colour, label=name)
         low, high = np.min(rsums, axis=1), np.max(rsums, axis=1)
@@ -212,7 +212,7 @@ def retrieved_scores(arms: dict) -> Picture:
     picture, axes = new_picture(5.6, 2, 2, sharex=True, alt=alt)
     for ax, metric in zip(axes.flat, metrics, strict=True):
         for name, arm in arms.items():
-            _draw_curves(ax, arm, metric, _look(name, arm))
+            _draw_curves(ax, arm, metric, look_of(name, arm))
         if not ax.lines:
             missing = "needs Java, which was not there"
             ax.text(0.5, 0.5, missing, ha="center", transform=ax.transAxes)

@@ -170,6 +170,7 @@ def summarise_arm(runs: list[dict]) -> dict:
         "settings": arm_of(first).settings,
         "seeds": [run["seed"] for run in runs],
         "steps": first["training"]["steps"],
+        "training_pairs": first["training"].get("training_pairs"),
         "seconds": [run["training"]["training_seconds"] for run in runs],
         "parameters": first["training"]["parameters"],
         "metrics": _combine_metrics(runs),
