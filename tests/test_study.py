@@ -8,12 +8,14 @@ import re
 import shutil
 import signal
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 from benchmarks import baselines
 from benchmarks.cost import variants
@@ -745,24 +747,31 @@ def test_baselines_stand_in_the_study_and_of_other_data_are_refused(phantom, who
         summary.summarise(copy, profile="smoke", settings={}, command="")
 
 
+OPENI = Path("benchmarks/results/study_openi.json")
+NULL = ("null-mba", "null-abm")
+
+
 def test_the_short_table_and_the_forest(whole, tmp_path, capsys, monkeypatch):
     drawn, file = tmp_path / "forest.png", whole / "study.json"
-    status, out, _ = call(
-        capsys,
-        monkeypatch,
-        "--table",
-        "--short",
-        "--forest",
-        drawn,
-        file,
-        "benchmarks/results/study_openi.json",
-    )
+    status, out, _ = call(capsys, monkeypatch, "--table", "--short", "--forest", drawn, file, OPENI)
     assert status == 0 and drawn.read_bytes().startswith(b"\x89PNG")
     tables_of = [part for part in out.split("\n\n") if part.startswith("| claim")]
     assert len(tables_of) == 2 and all(len(part.splitlines()) <= 2 + 6 for part in tables_of)
-    band = short.null_band(json.loads(file.read_text()))
+    content, openi = (json.loads(path.read_text()) for path in (file, OPENI))
+    band = short.null_band(content, [])
     assert f"[{band[0]:+.1f}, {band[1]:+.1f}]" in tables_of[0]
     assert "equal time" in tables_of[1]  # of that study the arms of equal time are shown
+    effects = [*short.null_effects(content), *short.null_effects(openi)]
+    own = np.subtract(*(openi["arms"][name]["metrics"]["test, unmasked"]["rsum"] for name in NULL))
+    assert effects[2:] == pytest.approx(own.tolist()) and len(effects) == 7
+    half = stats.t.ppf(0.975, 6) * np.std(effects, ddof=1) / np.sqrt(7)
+    assert (
+        f"all 7 seeds together: MbA − AbM {np.mean(effects):+.1f} [{np.mean(effects) - half:+.1f}, "
+        in out
+    )
+    without = content | {"claims": [], "arms": {}}  # its band is that of the others
+    assert short.null_band(without, [content, openi])[0] == pytest.approx(np.mean(effects) - half)
+    assert short.null_band(without, [without]) is None
     picture = short.forest([file])
     lines = {line.get_label() for line in picture.axes[2].lines}
     assert {"chance", "linear CCA", "label oracle", "attribute oracle"} <= lines

@@ -11,12 +11,15 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from benchmarks.study import standing
+from benchmarks.study.arms import GROUPS
 from benchmarks.study.comparisons import BUDGETS, MUCH_LESS, NOT_MEASURED
+from benchmarks.study.interval import Interval, find_interval
 from benchmarks.study.standing import CONTROL, NOT_DECIDABLE, POINTS
 from benchmarks.study.tables import format_table, headline, read_judged, row_cells
 from kit.plotting.style import COLOURS, OKABE_ITO, Picture, new_picture
 
 HEAD = ("claim", "measured", "effect [95 % interval]", "verdict", "null band")
+NULL = tuple(arm.name for arm in GROUPS["null"])  # mapped first, aggregated first
 ROWS = {  # claim in few words → how what is measured begins
     "MCR finds more than two-stream": "MCR against two-stream",
     "Rebuilding adds to contrast": "MCR against contrastive on masked input",
@@ -60,25 +63,52 @@ def _budget_place(measured: str) -> int:
     return len(BUDGETS)
 
 
-def null_band(content: dict) -> list[float] | None:
-    """The interval of the null control: so many points of RSum come of nothing."""
+def null_effects(content: dict) -> list[float]:
+    """MbA − AbM of the null control in RSum, seed by seed; empty where it was not run."""
+    mapped_first, aggregated_first = (_rsum_of_seed(content["arms"].get(name)) for name in NULL)
+    shared = [seed for seed in mapped_first if seed in aggregated_first]
+    return [mapped_first[seed] - aggregated_first[seed] for seed in shared]
+
+
+def _rsum_of_seed(arm: dict | None) -> dict[int, float]:
+    if arm is None:
+        return {}
+    return dict(zip(arm["seeds"], arm["metrics"]["test, unmasked"]["rsum"], strict=True))
+
+
+def pooled_null(contents: list[dict]) -> Interval | None:
+    """The null control over all seeds of all these studies; None with fewer than two."""
+    effects = [effect for content in contents for effect in null_effects(content)]
+    return find_interval(np.array(effects)) if len(effects) > 1 else None
+
+
+def null_band(content: dict, contents: list[dict]) -> list[float] | None:
+    """The interval of a study's null control, of all `contents` together where it has none of its own."""
     for row in content["claims"]:
-        if row["claim"] == CONTROL:
+        if row["claim"] == CONTROL and row["interval"]:
             return row["interval"]
-    return None
+    pooled = pooled_null(contents)
+    return [pooled.low, pooled.high] if pooled else None
 
 
 def format_short(files: list[Path]) -> str:
     """At most six rows for each study.json, as Markdown, and a sentence on whether retrieval is decidable."""
-    parts = []
-    for content in map(read_judged, files):
-        band, lines = null_band(content), [HEAD]
+    parts, contents = [], list(map(read_judged, files))
+    for content in contents:
+        band, lines = null_band(content, contents), [HEAD]
         for words, row in short_rows(content).items():
             _, measured, effect, verdict, *_ = row_cells(row)
             shown = f"[{band[0]:+.1f}, {band[1]:+.1f}]" if band and row["unit"] == POINTS else "–"
             lines.append((words, measured, effect, f"**{verdict}**", shown))
         about = f"{headline(content)}. {standing.explain(content)}"
         parts += [about, "", format_table(lines), ""]
+    pooled = pooled_null(contents)
+    if pooled:
+        count = sum(len(null_effects(content)) for content in contents)
+        parts.append(
+            f"Null control, all {count} seeds together: MbA − AbM {pooled.effect:+.1f} [{pooled.low:+.1f}, "
+            f"{pooled.high:+.1f}] {POINTS}, where no effect exists."
+        )
     return "\n".join(parts)
 
 
@@ -98,7 +128,7 @@ def forest(files: list[Path]) -> Picture:
         rows = short_rows(content)
         of_rsum = {words: row for words, row in rows.items() if row["unit"] == POINTS}
         of_costs = {words: row for words, row in rows.items() if row["unit"] == "ratio"}
-        band = null_band(content)
+        band = null_band(content, contents)
         if band:
             effects.axvspan(*band, color=COLOURS["faint"], label="null band")
         effects.axvline(0, color=COLOURS["ink"], linewidth=1)
