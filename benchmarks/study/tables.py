@@ -126,7 +126,7 @@ def claim_cells(rows: list[dict]) -> tuple[list[tuple[str, ...]], str]:
 
 def row_cells(row: dict) -> tuple[str, ...]:
     """A row in words and figures, one text per column of CLAIM_HEAD."""
-    digits = 1 if row["unit"] == POINTS else 3
+    digits = 1 if row["unit"] == POINTS or row["unit"].startswith("percent") else 3
     detectable = f"{row['detectable']:.{digits}f}" if row["detectable"] else "–"
     effect = _effect_cell(row, digits)
     p = row.get("p_holm")
