@@ -254,7 +254,7 @@ def headline(content: dict) -> str:
     commits = sorted({run["commit"] or "unknown" for run in content["trained_on"]})
     return (
         f"{content['study']}{' (synthetic)' if content['data']['synthetic'] else ''}, profile "
-        f"{content['profile']}, {_count_seeds(content['arms'])} seeds, "
+        f"{content['profile']}, {_count_seeds(content['arms'])}, "
         f"{_count_steps(content['arms'])} steps, gallery "
         f"{gallery['images']} images and {gallery['distinct_texts']} distinct reports of {gallery['patients']} "
         f"patients, on {', '.join(hardware)}, trained at commit {', '.join(commits)}"
@@ -264,7 +264,8 @@ def headline(content: dict) -> str:
 def _count_seeds(arms: dict) -> str:
     counts = {len(arm["seeds"]) for arm in arms.values()}
     fewest, most = min(counts), max(counts)
-    return f"{most}" if fewest == most else f"{fewest} to {most}"
+    count = f"{most}" if fewest == most else f"{fewest} to {most}"
+    return f"{count} seed{'s' * (most > 1)}"
 
 
 def _count_steps(arms: dict) -> str:
