@@ -47,6 +47,8 @@ def test_studies_that_cannot_be_compared_are_refused(files):
     content = json.loads(files[1].read_text())
     with pytest.raises(UsageError, match="two or more"):
         doses.read_doses(files[:1])
+    with pytest.raises(UsageError, match="different numbers"):
+        doses.read_doses([*files, files[0]])
     content["gallery"]["images"] += 1
     files[1].write_text(json.dumps(content))
     with pytest.raises(UsageError, match="one gallery"):

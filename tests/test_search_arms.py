@@ -13,7 +13,7 @@ from benchmarks.study.files import read_search
 from data_prep.commands import run_app
 from data_prep.folder import write_json
 from data_prep.own_files import DamagedFile
-from mcr_lib.config import read_config, resolve
+from mcr_lib.config import ConfigError, read_config, resolve
 from mcr_lib.data import PairData
 from mcr_lib.engine.precision import autocast_dtype, precision_name
 from mcr_lib.engine.run_folder import RunError
@@ -72,6 +72,13 @@ def test_what_is_done_is_not_done_again_and_other_settings_are_refused(searched,
     with pytest.raises(RunError, match="other settings or data"):
         arms, draws = parse_arms(ARMS), search.draw_settings(2)
         search.run_search(phantom, out, arms, draws, 1, "smoke", {"steps": 5}, device=CPU)
+
+    with pytest.raises(ConfigError, match="mcr-mba@time: a search takes arms of equal operations"):
+        search.run_search(
+            phantom, out, parse_arms("mcr-mba@time"), draws, 1, "smoke", {}, device=CPU
+        )
+    assert run_app(search.app, search.MODULE, [*again, "--seeds", "0"]) == 2
+    assert "take 1 or more" in capsys.readouterr().err
 
 
 def test_a_study_takes_the_best_draw_of_each_arm_and_leaves_the_rest():

@@ -50,8 +50,8 @@ def main(
 
 
 def read_doses(files: list[Path]) -> dict[int, dict]:
-    """Training pairs → study, fewest first. Raises UsageError where a study does not say them, or where galleries or
-    steps differ."""
+    """Training pairs → study, fewest first. Raises UsageError where a study does not say them, where two have as many,
+    and where galleries differ."""
     studies = {}
     for path in files:
         content = read_judged(path)
@@ -60,7 +60,7 @@ def read_doses(files: list[Path]) -> dict[int, dict]:
             raise UsageError(f"{path} does not say on how many pairs its arms were trained")
         studies[pairs.pop()] = content
     galleries = {tuple(sorted(content["gallery"].items())) for content in studies.values()}
-    if len(studies) < 2 or len(galleries) != 1:
+    if len(studies) < max(2, len(files)) or len(galleries) != 1:
         raise UsageError("give two or more studies of one gallery, of different numbers of pairs")
     return dict(sorted(studies.items()))
 

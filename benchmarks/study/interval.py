@@ -116,11 +116,8 @@ def judge(low: float, high: float, against: float = 0.0, better: int = 1) -> str
 
 # ------------------------------------------------------------------------------------------ measures of one run
 
-OF_PAIRS = (
-    "pointing",
-    "alike",
-    "label_f1",
-)  # measured where the data allow it; older files have none
+# measured where the data allow it; older files have none
+OF_PAIRS = ("pointing", "alike", "label_f1")
 
 
 def patient_influence(

@@ -22,12 +22,12 @@ from benchmarks.study.arms import ARMS, Arm, parse_arms
 from benchmarks.study.measure import read_validated
 from benchmarks.study.runs import PlannedRun, open_folder, resolve_run, share_runs
 from benchmarks.study.step_cost import count_flops
-from data_prep.commands import QUIET, command_line, option, run_app
+from data_prep.commands import QUIET, UsageError, command_line, option, run_app
 from data_prep.folder import describe_data, write_json
 from data_prep.own_files import read_json
 from data_prep.provenance import provenance
 from mcr_lib.__main__ import Data, Device, Profile, Set
-from mcr_lib.config import parse_settings, resolve
+from mcr_lib.config import ConfigError, parse_settings, resolve
 from mcr_lib.engine.distributed import pick_device
 from mcr_lib.engine.run_folder import RunError
 from mcr_lib.run import train_run
@@ -52,6 +52,8 @@ def main(
     device: Device = "auto",
 ) -> None:
     """Train what is missing, print RSum on `validate` of each arm with each draw, write OUT/search.json."""
+    if draws < 1 or seeds < 1:
+        raise UsageError("--draws and --seeds take 1 or more")
     content = run_search(
         data,
         out,
@@ -101,7 +103,11 @@ def run_search(
     device: torch.device,
     command: str = "",
 ) -> dict:
-    """arms × draws × seeds, all of one seed before the next → what OUT/search.json says."""
+    """arms × draws × seeds, all of one seed before the next → what OUT/search.json says. ConfigError for an arm of equal
+    time: a stopwatch is not for many settings."""
+    timed = [arm.name for arm in arms if arm.budget == "time"]
+    if timed:
+        raise ConfigError(f"{timed[0]}: a search takes arms of equal operations, @flops")
     about = describe_data(data)
     _keep_plan(out, {"profile": profile, "settings": settings, "data": about["sha256"]})
     costs = {"flops": _count(arms, profile, settings, data)}
