@@ -103,8 +103,10 @@ def run_search(
     device: torch.device,
     command: str = "",
 ) -> dict:
-    """arms × draws × seeds, all of one seed before the next → what OUT/search.json says. ConfigError for an arm of equal
-    time: a stopwatch is not for many settings."""
+    """arms × draws × seeds, all of one seed before the next → what OUT/search.json says.
+
+    Raises ConfigError for an arm of equal time: a stopwatch is not for many settings.
+    """
     timed = [arm.name for arm in arms if arm.budget == "time"]
     if timed:
         raise ConfigError(f"{timed[0]}: a search takes arms of equal operations, @flops")
