@@ -772,6 +772,11 @@ def test_the_short_table_and_the_forest(whole, tmp_path, capsys, monkeypatch):
     without = content | {"claims": [], "arms": {}}  # its band is that of the others
     assert short.null_band(without, [content, openi])[0] == pytest.approx(np.mean(effects) - half)
     assert short.null_band(without, [without]) is None
+    alone = tmp_path / "null.json"  # a study of the control alone is no panel, but widens the band
+    alone.write_text(json.dumps(openi | {"arms": {name: openi["arms"][name] for name in NULL}}))
+    assert len(short.forest([file, alone]).axes) == 3
+    assert short.format_short([file, alone]).count("| claim |") == 1
+    assert "all 7 seeds together" in short.format_short([file, alone])
     picture = short.forest([file])
     lines = {line.get_label() for line in picture.axes[2].lines}
     assert {"chance", "linear CCA", "label oracle", "attribute oracle"} <= lines

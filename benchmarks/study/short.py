@@ -63,6 +63,11 @@ def _budget_place(measured: str) -> int:
     return len(BUDGETS)
 
 
+def compares(content: dict) -> bool:
+    """Whether a study has arms of claims, and not the null control alone, which is for the others' bands."""
+    return not set(content["arms"]) <= set(NULL)
+
+
 def null_effects(content: dict) -> list[float]:
     """MbA − AbM of the null control in RSum, seed by seed; empty where it was not run."""
     mapped_first, aggregated_first = (_rsum_of_seed(content["arms"].get(name)) for name in NULL)
@@ -94,7 +99,7 @@ def null_band(content: dict, contents: list[dict]) -> list[float] | None:
 def format_short(files: list[Path]) -> str:
     """At most six rows for each study.json, as Markdown, and a sentence on whether retrieval is decidable."""
     parts, contents = [], list(map(read_judged, files))
-    for content in contents:
+    for content in filter(compares, contents):
         band, lines = null_band(content, contents), [HEAD]
         for words, row in short_rows(content).items():
             _, measured, effect, verdict, *_ = row_cells(row)
@@ -118,7 +123,8 @@ def format_short(files: list[Path]) -> str:
 def forest(files: list[Path]) -> Picture:
     """A line of panels for each study: effects on RSum over the null band, ratios of costs, the arms' own RSum between
     chance, linear model and ceilings."""
-    contents = [read_judged(path) for path in files]
+    read = [read_judged(path) for path in files]
+    contents = [content for content in read if compares(content)] or read
     names = ", ".join(content["study"] for content in contents)
     alt = f"Effects, cost ratios and RSum of the arms with intervals; {names}"
     picture, axes = new_picture(
@@ -128,7 +134,7 @@ def forest(files: list[Path]) -> Picture:
         rows = short_rows(content)
         of_rsum = {words: row for words, row in rows.items() if row["unit"] == POINTS}
         of_costs = {words: row for words, row in rows.items() if row["unit"] == "ratio"}
-        band = null_band(content, contents)
+        band = null_band(content, read)
         if band:
             effects.axvspan(*band, color=COLOURS["faint"], label="null band")
         effects.axvline(0, color=COLOURS["ink"], linewidth=1)
