@@ -108,17 +108,17 @@ def draw_doses(studies: dict[int, dict]) -> Picture:
     """Left RSum of the arms, right the effects, with their intervals; training pairs on a logarithmic axis."""
     picture, axes = new_picture(4.4, 1, 2, alt="RSum and effects by training pairs")
     arms, effects = axes[0]
-    for name in _shared_arms(studies):
+    for n, name in enumerate(_shared_arms(studies)):
         about = next(iter(studies.values()))["arms"][name]
         colour, mark, _ = look_of(name, about)
         points = [_mean(content, name) for content in studies.values()]
         intervals = [rsum_interval(content["arms"][name]) for content in studies.values()]
         line = "-" if about["settings"]["alignment"] == "mba" else (0, (4, 2))
-        _draw(arms, list(studies), points, intervals, colour, mark, name, line)
+        _draw(arms, n, list(studies), points, intervals, colour, mark, name, line)
     effects.axhline(0, color=COLOURS["ink"], linewidth=1)
-    for words, rows in effects_of(studies).items():
+    for n, (words, rows) in enumerate(effects_of(studies).items()):
         points, intervals = ([row[key] for row in rows.values()] for key in ("effect", "interval"))
-        _draw(effects, list(rows), points, intervals, LOOKS[words], "o", words, "-")
+        _draw(effects, n, list(rows), points, intervals, LOOKS[words], "o", words, "-")
     arms.set(ylabel="RSum on the test split (0–600)", ylim=(0, None))
     effects.set(ylabel="difference of RSum")
     for ax in (arms, effects):
@@ -129,9 +129,11 @@ def draw_doses(studies: dict[int, dict]) -> Picture:
     return picture
 
 
-def _draw(ax: Axes, pairs, points, intervals, colour: str, mark: str, label: str, line) -> None:
-    ax.plot(pairs, points, marker=mark, color=colour, linestyle=line, label=label)
-    for at, interval in zip(pairs, intervals, strict=True):
+def _draw(ax: Axes, n: int, pairs, points, intervals, colour: str, mark: str, label: str, line):
+    """The n-th line, a little to the right of the one before, so that intervals do not hide each other."""
+    places = np.array(pairs) * 1.015**n
+    ax.plot(places, points, marker=mark, color=colour, linestyle=line, label=label)
+    for at, interval in zip(places, intervals, strict=True):
         if interval:
             ax.plot([at, at], interval, color=colour, linewidth=1.2)
 
