@@ -92,7 +92,7 @@ def test_a_study_takes_the_best_draw_of_each_arm_and_leaves_the_rest():
 
 def test_a_tuned_study_trains_with_the_draws_says_so_and_mixes_with_no_other(phantom, tmp_path):
     draw = {"learning_rate": 0.002, "pooling": "max"}
-    found = {"draws": [{}, draw], "arms": {"mcr-mba@flops": {"best": 1}}}
+    found = {"profile": "smoke", "draws": [{}, draw], "arms": {"mcr-mba@flops": {"best": 1}}}
     write_json(tmp_path / "search.json", found)
     asked = {"profile": "smoke", "settings": {"steps": 2}, "device": CPU}
     asked |= {"seeds": "2", "scored": 2, "with_baselines": False, "arms": ARMS}
@@ -108,8 +108,12 @@ def test_a_tuned_study_trains_with_the_draws_says_so_and_mixes_with_no_other(pha
     assert (config.train.learning_rate, config.model.pooling) == (0.002, "max")
     row = next(row for row in content["claims"] if "two-stream, equal FLOPs" in row["measured"])
     assert row["repeats"] == 2
+    assert "--tuned" in content["repeat"]
+    with pytest.raises(RunError, match="is of the profile other, not smoke"):
+        write_json(tmp_path / "other.json", found | {"profile": "other"})
+        runs.run_study(phantom, out, tuned=tmp_path / "other.json", **asked)
     with pytest.raises(RunError, match="pooling='max', now it is 'mean'"):
         runs.run_study(phantom, out, **asked)
     with pytest.raises(DamagedFile, match="not among the draws"):
-        write_json(tmp_path / "search.json", {"draws": [{}], "arms": {"mcr-mba": {"best": 1}}})
-        read_search(tmp_path / "search.json")
+        write_json(tmp_path / "bad.json", found | {"draws": [{}]})
+        read_search(tmp_path / "bad.json")

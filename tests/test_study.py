@@ -816,11 +816,13 @@ def test_the_table_of_arms_means_deviations_chance_and_shares_of_two_streams_cos
     assert len(head) == len(chance) == len(first) == len(second)
     assert chance == ["chance", "", *["11.0 / 21.0"] * 2, "1.0", "1.0", *[""] * 6]
     assert first[:6] == ["mcr-mba@time", "70", "11.0 / 21.0", "11.0 / 21.0", "32.0 (2.8)", "5.0"]
-    assert head[6] == "added by the last doubling" and first[6] == "+25 %"  # 25 → 31.25
+    assert head[6] == "added by the last doubling" and first[6] == "+25.0 %"  # 25 → 31.25
     assert first[7:9] == ["0.0014", "2.0"]  # 70 steps of 10 pairs of 2 MFLOP
     assert first[9:] == ["2 (0.50)", "2 (0.50)", "4 (0.50)"] and second[4:6] == ["8.0", "5.0"]
     assert second[6:] == ["–", "–", "2.0", "–", "–", "–"]
     assert not {"mAP by label", "RSum, abnormal"} & set(head)  # no arm has them
+    nothing_found = {"steps": [1, 2], "rsum": [[0.0], [3.0]]}
+    assert tables._last_doubling(nothing_found) == "–"
 
 
 def test_fig_3_has_a_band_of_one_standard_deviation_over_seeds(whole):

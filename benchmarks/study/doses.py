@@ -18,7 +18,7 @@ import typer
 from matplotlib.axes import Axes
 
 from benchmarks.study.pictures import look_of
-from benchmarks.study.standing import POINTS, rsum_interval
+from benchmarks.study.standing import POINTS, mean_rsum, rsum_interval
 from benchmarks.study.tables import format_table, read_judged
 from data_prep.commands import QUIET, UsageError, option, run_app
 from data_prep.folder import atomic
@@ -82,7 +82,7 @@ def format_doses(studies: dict[int, dict]) -> str:
     effects, arms = effects_of(studies), _shared_arms(studies)
     lines = [("training pairs", *arms, *effects)]
     for pairs, content in studies.items():
-        means = [f"{_mean(content, arm):.0f}" for arm in arms]
+        means = [f"{mean_rsum(content['arms'][arm]):.0f}" for arm in arms]
         lines.append((f"{pairs:,}", *means, *(_cell(rows.get(pairs)) for rows in effects.values())))
     return format_table(lines)
 
@@ -100,10 +100,6 @@ def _shared_arms(studies: dict[int, dict]) -> list[str]:
     return [name for name in first if all(name in arms for arms in rest)]
 
 
-def _mean(content: dict, arm: str) -> float:
-    return float(np.mean(content["arms"][arm]["metrics"]["test, unmasked"]["rsum"]))
-
-
 def draw_doses(studies: dict[int, dict]) -> Picture:
     """Left RSum of the arms, right the effects, with their intervals; training pairs on a logarithmic axis."""
     picture, axes = new_picture(4.4, 1, 2, alt="RSum and effects by training pairs")
@@ -111,7 +107,7 @@ def draw_doses(studies: dict[int, dict]) -> Picture:
     for n, name in enumerate(_shared_arms(studies)):
         about = next(iter(studies.values()))["arms"][name]
         colour, mark, _ = look_of(name, about)
-        points = [_mean(content, name) for content in studies.values()]
+        points = [mean_rsum(content["arms"][name]) for content in studies.values()]
         intervals = [rsum_interval(content["arms"][name]) for content in studies.values()]
         line = "-" if about["settings"]["alignment"] == "mba" else (0, (4, 2))
         _draw(arms, n, list(studies), points, intervals, colour, mark, name, line)

@@ -186,6 +186,7 @@ class Searched(_Part):
 class Search(_Part):
     """search.json."""
 
+    profile: str
     draws: Annotated[list[dict], Field(min_length=1)]
     arms: dict[str, Searched]
 

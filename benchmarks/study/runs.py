@@ -90,7 +90,10 @@ def run_study(
     data, out, settings = Path(data), Path(out), settings or {}
     plan, numbers = parse_arms(arms, own_arms), parse_seeds(seeds)
     if tuned is not None:
-        plan = with_draws(plan, read_search(tuned))
+        search = read_search(tuned)
+        if search["profile"] != profile:
+            raise RunError(f"{tuned} is of the profile {search['profile']}, not {profile}")
+        plan = with_draws(plan, search)
     config = resolve(profile, settings)
     _check_splits(data, config)
     if config.train.steps is None:  # arms of equal cost get more steps, or fewer
@@ -114,7 +117,7 @@ def run_study(
         train_and_measure(run, data, device, command, scored)
 
     share_runs(runs, finish)
-    return summarise(out, profile=profile, settings=settings, command=command)
+    return summarise(out, profile=profile, settings=settings, command=command, tuned=tuned)
 
 
 def run_reduced_study(
@@ -208,6 +211,7 @@ def _check_stored(run: PlannedRun, about: dict) -> None:
 
 
 def open_folder(out: Path, merge: tuple[Path, ...] = ()) -> None:
+    """Make OUT's folders, and put in what other studies have. RunError where two contradict."""
     for folder in ("results", ".locks"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for half in merge:

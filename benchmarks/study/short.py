@@ -168,7 +168,7 @@ def _draw_arms(ax: Axes, content: dict, asked: list[str]) -> None:
     """RSum of the arms that the rows compare, best first, between the lines."""
     arms = content["arms"]
     names = dict.fromkeys(name for one in asked for name in one.split(",")) or arms
-    names = sorted(names, key=lambda name: -_mean_rsum(arms[name]))
+    names = sorted(names, key=lambda name: -standing.mean_rsum(arms[name]))
     baselines = content.get("baselines") or {"rows": {}}
     rows = {"chance": {"rsum": arms[names[0]]["metrics"]["chance"]["rsum"][0]}}
     rows |= baselines["rows"]
@@ -184,14 +184,10 @@ def _draw_arms(ax: Axes, content: dict, asked: list[str]) -> None:
         interval = standing.rsum_interval(arms[name])
         if interval:
             ax.plot(interval, [y, y], color=OKABE_ITO["blue"], linewidth=1.8)
-        ax.plot(_mean_rsum(arms[name]), y, "o", color=OKABE_ITO["blue"], markersize=5)
+        ax.plot(standing.mean_rsum(arms[name]), y, "o", color=OKABE_ITO["blue"], markersize=5)
     _name_rows(ax, names)
     ax.set(xlabel="RSum of each arm (0–600)")
     ax.set_xlim(left=0)
-
-
-def _mean_rsum(arm: dict) -> float:
-    return float(np.mean(arm["metrics"]["test, unmasked"]["rsum"]))
 
 
 def _add_legend(picture: Picture, axes: np.ndarray) -> None:

@@ -30,9 +30,14 @@ def rsum_interval(arm: dict) -> list[float] | None:
     return [found.low, found.high]
 
 
+def mean_rsum(arm: dict) -> float:
+    """Of whole test input, over the seeds."""
+    return float(np.mean(arm["metrics"]["test, unmasked"]["rsum"]))
+
+
 def best_arm(arms: dict) -> str:
     """The name of the arm with the highest mean RSum on whole test input."""
-    return max(arms, key=lambda name: np.mean(arms[name]["metrics"]["test, unmasked"]["rsum"]))
+    return max(arms, key=lambda name: mean_rsum(arms[name]))
 
 
 def is_decidable(arms: dict, baselines: dict | None) -> bool:
@@ -64,8 +69,7 @@ def explain(content: dict) -> str:
             "(python -m benchmarks.baselines)."
         )
     name = best_arm(arms)
-    mean = np.mean(arms[name]["metrics"]["test, unmasked"]["rsum"])
-    arm = f"the best arm, {name}, has RSum {_with_interval(mean, rsum_interval(arms[name]))}"
+    arm = f"the best arm, {name}, has RSum {_with_interval(mean_rsum(arms[name]), rsum_interval(arms[name]))}"
     linear = baselines["rows"][LINEAR]
     model = f"the linear model {_with_interval(linear['rsum'], linear['interval']['rsum'])}"
     found = "is" if is_decidable(arms, baselines) else "is not"

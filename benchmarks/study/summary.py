@@ -68,7 +68,9 @@ def _shared_settings(result: dict) -> dict:
     }
 
 
-def summarise(out: Path, *, profile: str, settings: dict, command: str) -> dict:
+def summarise(
+    out: Path, *, profile: str, settings: dict, command: str, tuned: Path | None = None
+) -> dict:
     """Judge all results in OUT, write OUT/study.json and return it."""
     results = read_results(out)
     first, costs = results[0], read_costs(Path(out) / "cost.json")
@@ -92,7 +94,7 @@ def summarise(out: Path, *, profile: str, settings: dict, command: str) -> dict:
         "claims": standing.hold_back(claims, arms, baselines),
         "variants": standing.hold_back(variants, arms, baselines),
         "baselines": baselines,
-        "repeat": _repeat_command(results, profile, settings),
+        "repeat": _repeat_command(results, profile, settings, tuned),
         "null_control": [
             {"arm": result["arm"], "seed": result["seed"], **result["both_orders"]}
             for result in results
@@ -118,9 +120,11 @@ def _find_baselines(out: Path, result: dict) -> dict | None:
     return {"rows": baselines["rows"]}
 
 
-def _repeat_command(results: list[dict], profile: str, settings: dict) -> str:
+def _repeat_command(results: list[dict], profile: str, settings: dict, tuned: Path | None) -> str:
     count = max(result["seed"] for result in results) + 1
     changed = "".join(f" --set {key}={value}" for key, value in settings.items())
+    if tuned is not None:
+        changed += f" --tuned {tuned}"
     return (
         f"python -m benchmarks.study --data DIR --out OUT --seeds {count} --profile {profile}"
         f"{changed} --arms …"

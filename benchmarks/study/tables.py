@@ -207,7 +207,7 @@ def _last_doubling(validated: dict | None) -> str:
         return "–"
     steps, rsums = validated["steps"], np.mean(validated["rsum"], axis=1)
     at_half = np.interp(steps[-1] / 2, steps, rsums)
-    return f"{round(100 * (rsums[-1] / at_half - 1)):+d} %"
+    return f"{100 * (rsums[-1] / at_half - 1):+.1f} %" if at_half else "–"
 
 
 def _chance_line(metrics: dict) -> list[str]:
