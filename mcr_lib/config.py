@@ -129,6 +129,7 @@ class TrainConfig(_Strict):
     weight_decay: float = Field(0.05, ge=0)
     betas: tuple[Share, Share] = (0.9, 0.95)
     warmup: Share = 0.05  # share of the steps
+    schedule: Literal["cosine", "constant"] = "cosine"  # after the warm-up: to zero, or as it is
     clip_norm: float = Field(1.0, gt=0)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"  # auto: bf16 where that is faster
     compile: bool = False

@@ -27,12 +27,11 @@ class Aggregation(nn.Module):
         if self.pooling == "max":
             return x.masked_fill(~present[:, :, None], torch.finfo(x.dtype).min).amax(1)
         if self.pooling == "mean":
-            exact = torch.promote_types(x.dtype, torch.float32)
-            weight = present.to(exact) / present.sum(1, keepdim=True)  # N, L
+            weight = present.to(x.dtype) / present.sum(1, keepdim=True)  # N, L
         else:
-            score = x.float() @ self.query / x.shape[2] ** 0.5
-            weight = score.masked_fill(~present, float("-inf")).softmax(dim=1)  # N, L
-        return (weight[:, None, :].to(x.dtype) @ x).squeeze(1)  # N, 1, L @ N, L, D → N, D
+            score = x @ self.query / x.shape[2] ** 0.5
+            weight = score.masked_fill(~present, -torch.inf).softmax(dim=1)  # N, L
+        return (weight[:, None, :] @ x).squeeze(1)  # N, 1, L @ N, L, D → N, D
 
     def contributions(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """What each local feature gives to the aggregate: (N, L, D), of which it is the mean over

@@ -130,8 +130,7 @@ class MCR(
         self, image_features: Tensor, text_features: Tensor, rows: slice = slice(None)
     ) -> Tensor:
         """L_vrc, weighted, of pairs that may come from several forward passes. image_features,
-        text_features (N, common_dim) → a scalar. `rows` picks a share of it, see
-        `contrastive_loss`."""
+        text_features (N, common_dim) → a scalar. rows: see `contrastive_loss`."""
         loss = losses.contrastive_loss(image_features, text_features, self.logit_scale, rows)
         return self.config.contrastive_weight * loss
 
@@ -150,8 +149,7 @@ class MCR(
     def encode_text(
         self, input_ids: Tensor, attention_mask: Tensor, places: Tensor | None = None
     ) -> Tensor:
-        """input_ids, attention_mask (N, T) → S^r (N, common_dim), unit vectors. places: see
-        `ReportEncoder`."""
+        """input_ids, attention_mask (N, T) → S^r (N, common_dim), unit vectors. places: `ReportEncoder`."""
         f_r = self.report_encoder(input_ids, attention_mask, places)
         return self.to_common(self.report_head, f_r, attention_mask)
 
@@ -174,8 +172,11 @@ class MCR(
     def to_common(
         head: AlignmentHead, local_features: Tensor, present: Tensor | None = None
     ) -> Tensor:
-        """f (N, L, D), present (N, L) or None → S (N, common_dim), brought to length 1."""
-        return F.normalize(losses.at_least_float32(head(local_features, present)), dim=-1)
+        """f (N, L, D), present (N, L) or None → S (N, common_dim), brought to length 1. In float32
+        whatever autocast says: in bf16 the two orders, MbA and AbM, would round differently."""
+        with torch.autocast(local_features.device.type, enabled=False):
+            f = losses.at_least_float32(local_features)
+            return F.normalize(head(f, present), dim=-1)
 
 
 def initialise(module: nn.Module) -> None:

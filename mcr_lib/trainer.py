@@ -73,8 +73,7 @@ class Trainer:
         return skipped
 
     def fit(self) -> None:
-        """Train to the last step. Raises TrainingStopped on a signal (saved), and on a loss that is
-        not finite."""
+        """Train to the last step. Raises TrainingStopped on a signal (saved) or a loss not finite."""
         config, total, main = self.config, self.batches.total_steps, distributed.rank() == 0
         distributed.run_on_main(lambda: self.run.mkdir(parents=True, exist_ok=True))
         distributed.broadcast_from_main(*self.model.state_dict().values())
@@ -219,9 +218,9 @@ def make_optimizer(model: nn.Module, config: TrainConfig, device) -> torch.optim
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine to zero."""
+    """Linear warm-up, then a cosine to zero, or the same rate to the end."""
     warmup = config.warmup * total
-    if step < warmup:
-        return config.learning_rate * min(1.0, (step + 1) / warmup)
+    if step < warmup or config.schedule == "constant":
+        return config.learning_rate * min(1.0, (step + 1) / max(1, warmup))
     done = (step - warmup) / max(1, total - warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))

@@ -148,6 +148,19 @@ def test_null_control_linear_and_mean_make_mba_equal_abm():
         )
 
 
+def test_null_control_holds_under_autocast():
+    """The heads are computed in float32: in bf16 the order of map and mean would show in the third digit."""
+    f_v, present = torch.randn(6, 9, TINY["embed_dim"]), torch.rand(6, 9) < 0.7
+    present[:, 0] = True
+    features = []
+    for alignment in ("mba", "abm"):
+        model = make(projection="linear", pooling="mean", alignment=alignment)
+        with torch.autocast("cpu", torch.bfloat16):
+            features.append(model.to_common(model.image_head, f_v.bfloat16(), present))
+    assert features[0].dtype == torch.float32
+    torch.testing.assert_close(*features, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize(
     "change", [{"projection": "mlp"}, {"projection": "linear", "pooling": "max"}]
 )

@@ -405,6 +405,15 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     assert learning_rate(0, 5, config) == 1.0, "a warm-up of less than a step exceeds nothing"
 
 
+def test_a_constant_learning_rate_warms_up_and_stays():
+    config = TrainConfig(warmup=0.1, learning_rate=1.0, schedule="constant")
+    rates = [learning_rate(step, 100, config) for step in range(101)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert set(rates[10:]) == {1.0}
+    unwarmed = config.model_copy(update={"warmup": 0.0})
+    assert learning_rate(0, 100, unwarmed) == 1.0
+
+
 def test_trainer_takes_any_model_with_loss_fields(tmp_path):
     """A regression that has never heard of MCR; two tasks as two fields."""
     from dataclasses import dataclass

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from benchmarks.study.arms import ARMS
 from benchmarks.study.standing import LINEAR
 from data_prep.own_files import DamagedFile, read_json, validated
+from mcr_lib.config import MCRConfig, TrainConfig
 
 AGAIN = "restore it, or take it away and start the study's command again"
 Numbers = Annotated[list[float], Field(min_length=1)]
@@ -213,6 +214,8 @@ def read_study(path: Path) -> dict:
 def read_result(path: Path) -> dict:
     """One result file, of an arm that there is. Raises DamagedFile."""
     content = _read(path, Result)
+    for part, of_now in (("model", MCRConfig()), ("train", TrainConfig())):  # keys that came later
+        content["config"][part] = of_now.model_dump(mode="json") | content["config"][part]
     if content["arm"] not in ARMS and content.get("own_settings") is None:
         raise DamagedFile(
             f"{path} names an arm that there is not, {content['arm'][:50]!r}: {AGAIN}"
