@@ -101,7 +101,7 @@ def measure_run(
         "gradient_agreement": gradient_agreement(model, validate, config.train.batch_size, device),
     }
     if null:
-        result["both_orders"] = compare_orders(run, test)
+        result["both_orders"] = compare_orders(run, test, kind)
     return result
 
 
@@ -244,12 +244,12 @@ class _Reading:
 
 
 @torch.inference_mode()
-def compare_orders(run: Path, test: PairData) -> dict:
+def compare_orders(run: Path, test: PairData, kind: type[MCR] = MCR) -> dict:
     """The null control proper: one trained model, its own weights read in both orders, in float64.
 
     Where map and aggregation are linear the two are one function, and every difference must be exactly 0.
     """
-    mba, abm = _read_in_order(run, test, "mba"), _read_in_order(run, test, "abm")
+    mba, abm = (_read_in_order(run, test, order, kind) for order in ("mba", "abm"))
     return {
         "ranks_that_differ": sum(
             int((mba.ranked[way].ranks != abm.ranked[way].ranks).sum()) for way in mba.ranked
@@ -261,8 +261,8 @@ def compare_orders(run: Path, test: PairData) -> dict:
     }
 
 
-def _read_in_order(run: Path, test: PairData, alignment: str) -> _Reading:
-    model, _ = load_run(run)
+def _read_in_order(run: Path, test: PairData, alignment: str, kind: type[MCR]) -> _Reading:
+    model, _ = load_run(run, kind=kind)
     model.image_head.alignment = model.report_head.alignment = alignment
     model.double().image_encoder.register_forward_pre_hook(_images_to_double)
     features = encode_pairs(model, test, torch.device("cpu"))

@@ -24,6 +24,7 @@ import torch
 from benchmarks.baselines import measure_baselines
 from benchmarks.study import step_cost, text_scores
 from benchmarks.study.arms import GROUPS, Arm, arm_of, own_settings, parse_arms, with_draws
+from benchmarks.study.averaged import averaged
 from benchmarks.study.files import read_result, read_search
 from benchmarks.study.measure import keep_middle_gap, measure_run
 from benchmarks.study.summary import flatten_config, summarise
@@ -34,6 +35,7 @@ from mcr_lib.config import ConfigError, RunConfig, read_config, resolve
 from mcr_lib.data import usable_rows
 from mcr_lib.engine.checkpoint import CheckpointError
 from mcr_lib.engine.run_folder import RunError
+from mcr_lib.model import MCR
 from mcr_lib.run import train_run
 from mcr_lib.trainer import TrainingStopped
 
@@ -50,6 +52,12 @@ class PlannedRun:
     @property
     def name(self) -> str:
         return f"{self.arm.name}-seed{self.seed}"
+
+    @property
+    def kind(self) -> type[MCR]:
+        """The class of its model: of a training at a constant rate the weights are averaged."""
+        constant = self.config.train.schedule == "constant"
+        return averaged(self.arm.kind) if constant else self.arm.kind
 
     @property
     def folder(self) -> Path:
@@ -270,8 +278,7 @@ def train_and_measure(
     if not (run.folder / "manifest.json").exists():
         _train(run, data, device, command)
     is_null = run.arm in GROUPS["null"]
-    kind = run.arm.kind
-    measured = measure_run(data, run.folder, device, kind=kind, null=is_null, scored=scored)
+    measured = measure_run(data, run.folder, device, kind=run.kind, null=is_null, scored=scored)
     about = {"arm": run.arm.name, "seed": run.seed, **own_settings(run.arm)}
     write_json(run.result, {**about, **measured, **provenance(command)})
 
@@ -298,7 +305,7 @@ def _train(run: PlannedRun, data: Path, device: torch.device, command: str) -> N
             device=device,
             callbacks=[keep_middle_gap(data, run.folder, device)],
             command=command,
-            kind=run.arm.kind,
+            kind=run.kind,
         )
     except (TrainingStopped, CheckpointError) as stopped:
         raise type(stopped)(
