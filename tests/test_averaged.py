@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.cost.subjects import make_batch
-from benchmarks.study import runs
+from benchmarks.study import figures, runs
 from benchmarks.study.averaged import GAMMA, averaged
 from benchmarks.study.comparisons import COST_ARMS
 from benchmarks.study.files import read_result
@@ -91,7 +91,7 @@ def study(phantom, out, **settings) -> dict:
     return runs.run_study(
         phantom,
         out,
-        arms="null",
+        arms="null,mcr-mba,mcr-abm",
         seeds="1",
         profile="smoke",
         settings=settings,
@@ -105,13 +105,15 @@ def test_a_study_at_a_constant_rate_measures_the_average(phantom, tmp_path):
     costs = {name: {"seconds": [1.0, 1.0], "peak_bytes": [2, 2]} for name in COST_ARMS}
     conditions = {"device": "cpu", "batch_size": 32, "precision": PRECISION, "steps_of": {}}
     write_json(tmp_path / "cost.json", {"arms": costs, **conditions})  # nothing to be timed
-    study(phantom, tmp_path, **SHORT)
+    content = study(phantom, tmp_path, **SHORT)
     for order in ("mba", "abm"):
         result = read_json(tmp_path / f"results/null-{order}-seed0.json")
         assert result["config"]["train"]["schedule"] == "constant"
         assert result["both_orders"]["ranks_that_differ"] == 0
     model, _ = load_run(tmp_path / "runs/null-mba-seed0", kind=averaged(MCR))
     assert model.averaged_steps == 8
+    drawn = {path.name for path in figures.write_figures(tmp_path, phantom, content, CPU)}
+    assert {"fig4_pca.png", "fig5_top3.html"} <= drawn, "of these the run folders are read again"
     with pytest.raises(RunError, match="schedule='constant', now it is 'cosine'"):
         study(phantom, tmp_path, **{**SHORT, "schedule": "cosine"})
     path = tmp_path / "results/null-mba-seed0.json"

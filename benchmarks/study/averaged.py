@@ -58,6 +58,11 @@ class _Averaging(MCR):
             average.copy_(before)
 
 
+def kind_at(schedule: str, kind: type[MCR] = MCR) -> type[MCR]:
+    """What a study trains as a `kind` with this schedule of the learning rate."""
+    return averaged(kind) if schedule == "constant" else kind
+
+
 @cache
 def averaged(kind: type[MCR]) -> type[MCR]:
     """`kind`, evaluated with averaged weights. One class for each kind."""

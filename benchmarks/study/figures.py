@@ -13,12 +13,14 @@ import torch
 from benchmarks.page import render
 from benchmarks.study import pictures, standing
 from benchmarks.study.arms import ALIGNMENTS, ARMS, FRAMEWORKS, GROUPS, METHODS
+from benchmarks.study.averaged import kind_at
 from benchmarks.study.phrases import cut_by_relation
 from kit.plane import project_2d
 from kit.plotting import clouds
 from kit.plotting.style import Picture, png
 from kit.split import SplitFeatures, encode_split
 from mcr_lib.index import Index
+from mcr_lib.model import MCR
 
 MASK_GROUPS = {"equal steps": "mask", "equal time": "mask@time"}
 PROJECTIONS = {  # method → names of its axes
@@ -41,6 +43,7 @@ def write_figures(out: Path, data: Path, content: dict, device: torch.device) ->
             linear = content["baselines"]["rows"][standing.LINEAR]["rsum"]
             levels[f"{standing.LINEAR} of thumbnails, test split"] = linear
         drawn["recall_for_cost"] = pictures.recall_for_cost(curves, operations, levels)
+    kind = kind_at(content["config"]["train"]["schedule"])
     pages: dict[str, str] = {}
     budgets = (("", ""), ("_equal_flops", "@flops"), ("_equal_time", "@time"))
     for when, suffix in budgets:
@@ -52,9 +55,9 @@ def write_figures(out: Path, data: Path, content: dict, device: torch.device) ->
             drawn[f"fig4_gap{when}"] = pictures.gap_stages(orders)
         runs = {name: out / "runs" / f"{name}-seed0" for name in orders}
         if len(runs) == 2 and all((run / "manifest.json").exists() for run in runs.values()):
-            for method, picture in _draw_clouds(data, runs, device):
+            for method, picture in _draw_clouds(data, runs, device, kind):
                 drawn[f"fig4_{method}{when}"] = picture
-            pages[f"fig5_top3{when}"] = top3_page(data, runs, device)
+            pages[f"fig5_top3{when}"] = top3_page(data, runs, device, kind)
     masks = _choose_masks(arms)
     if masks:
         drawn["masks"] = pictures.mask_rates(masks)
@@ -122,10 +125,12 @@ def _choose_masks(arms: dict) -> dict[str, list[dict]]:
 
 
 def _draw_clouds(
-    data: Path, runs: dict[str, Path], device: torch.device
+    data: Path, runs: dict[str, Path], device: torch.device, kind: type[MCR]
 ) -> Iterator[tuple[str, Picture]]:
     """The validation split's images and reports in a plane, arm by arm: by each of PROJECTIONS a picture."""
-    splits = {name: encode_split(run, data, "validate", device) for name, run in runs.items()}
+    splits = {}
+    for name, run in runs.items():
+        splits[name] = encode_split(run, data, "validate", device, kind=kind)
     for method, (xlabel, ylabel) in PROJECTIONS.items():
         planes = {}
         for name, split in splits.items():
@@ -137,12 +142,14 @@ def _draw_clouds(
 # ------------------------------------------------------------------------------------------------------------ Fig. 5
 
 
-def top3_page(data: Path, runs: dict[str, Path], device: torch.device, queries: int = 4) -> str:
+def top3_page(
+    data: Path, runs: dict[str, Path], device: torch.device, kind: type[MCR], queries: int = 4
+) -> str:
     """Fig. 5 as a page: for some test images the three reports that each alignment strategy finds, phrases marked by
     how they stand to the image's own report."""
     hits_of_arm, own_reports = {}, []
     for name, run in runs.items():
-        test = encode_split(run, data, "test", device)
+        test = encode_split(run, data, "test", device, kind=kind)
         reports = test.pairs.table["report"].tolist()
         rows = _choose_queries(test.pairs.table["labels"].tolist(), queries)
         own_reports = [reports[row] for row in rows]

@@ -24,7 +24,7 @@ import torch
 from benchmarks.baselines import measure_baselines
 from benchmarks.study import step_cost, text_scores
 from benchmarks.study.arms import GROUPS, Arm, arm_of, own_settings, parse_arms, with_draws
-from benchmarks.study.averaged import averaged
+from benchmarks.study.averaged import kind_at
 from benchmarks.study.files import read_result, read_search
 from benchmarks.study.measure import keep_middle_gap, measure_run
 from benchmarks.study.summary import flatten_config, summarise
@@ -56,8 +56,7 @@ class PlannedRun:
     @property
     def kind(self) -> type[MCR]:
         """The class of its model: of a training at a constant rate the weights are averaged."""
-        constant = self.config.train.schedule == "constant"
-        return averaged(self.arm.kind) if constant else self.arm.kind
+        return kind_at(self.config.train.schedule, self.arm.kind)
 
     @property
     def folder(self) -> Path:

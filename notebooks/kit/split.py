@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mcr_lib.config import read_config
 from mcr_lib.data import PairData
-from mcr_lib.evaluate import load_pairs
 from mcr_lib.features import encode_pairs
 from mcr_lib.model import MCR
+from mcr_lib.run import load_run
 
 
 @dataclass
@@ -25,8 +26,16 @@ class SplitFeatures:
 
 
 def encode_split(
-    run: Path, data: Path, split: str, device: torch.device, *, masked: bool = False
+    run: Path,
+    data: Path,
+    split: str,
+    device: torch.device,
+    *,
+    masked: bool = False,
+    kind: type[MCR] = MCR,
 ) -> SplitFeatures:
-    """Load a run and encode a whole split with it; masked: see `encode_pairs`."""
-    model, pairs = load_pairs(run, data, split, device)
+    """Load a run, whose model is a `kind`, and encode a whole split with it; masked: see `encode_pairs`."""
+    model, tokenizer = load_run(run, device, kind=kind)
+    views = read_config(Path(run) / "config.yaml").train.views
+    pairs = PairData(data, split, tokenizer, model.config, views)
     return SplitFeatures(model, pairs, *encode_pairs(model, pairs, device, masked=masked))
