@@ -34,6 +34,7 @@ from benchmarks.study import (
     tables,
 )
 from benchmarks.study.arms import ARMS, FRAMEWORKS, GROUPS, parse_arms
+from benchmarks.study.plateau import growths, plateau_begins
 from data_prep.commands import run_app
 from data_prep.folder import locked, write_json
 from kit import boxes as kit_boxes
@@ -871,6 +872,31 @@ def test_recall_is_drawn_against_the_operations_it_cost(whole, tmp_path):
     assert "two-stream-mba" not in arms and "mcr-mba" in arms
     files = figures.write_figures(tmp_path, tmp_path, content, CPU)
     assert "recall_for_cost.png" in [path.name for path in files]
+
+
+def test_a_plateau_begins_where_doublings_add_less_than_a_percent():
+    flat = {
+        "steps": [1, 2, 4, 8, 16],
+        "rsum": [[10, 10], [30, 50], [99.5, 100.5], [99, 101], [98, 102]],
+    }
+    assert growths(flat)[1:] == pytest.approx([3, 1.5, 0, 0]) and np.isnan(growths(flat)[0])
+    assert plateau_begins(flat) == 3
+    grows = flat | {"rsum": [*flat["rsum"][:4], [101, 101.1]]}
+    assert plateau_begins(grows) is None, "stands still for a while, and goes on"
+    falls = {"steps": [2, 4, 8], "rsum": [[8.0], [6.0], [5.0]]}
+    assert plateau_begins(falls) == 1
+    nothing = {"steps": [1, 2], "rsum": [[0.0], [3.0]]}
+    assert plateau_begins(nothing) is None and np.isnan(growths(nothing)).all()
+
+    def arm(validated):
+        return {"validated": validated, "settings": {"framework": "mcr", "alignment": "mba"}}
+
+    arms = {"flat": arm(flat), "grows": arm(grows)}
+    ax = pictures.recall_for_cost(arms, {"flat": 2.0, "grows": 2.0}, {"chance": 4.0}).axes[0]
+    (dot,) = (
+        line for line in ax.get_lines() if line.get_marker() == "o" and len(line.get_xydata())
+    )
+    assert dot.get_xydata().tolist() == [[16.0, 100.0]]
 
 
 def test_figures_of_a_study_of_mask_rates_beside_the_profiles_own(tmp_path, whole):

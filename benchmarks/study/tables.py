@@ -13,6 +13,7 @@ from benchmarks.study import standing
 from benchmarks.study.comparisons import COST_ARMS, NOT_MEASURED
 from benchmarks.study.files import AGAIN, read_study
 from benchmarks.study.interval import OF_PAIRS
+from benchmarks.study.plateau import growths
 from benchmarks.study.standing import POINTS
 from data_prep.own_files import read_json
 
@@ -205,9 +206,8 @@ def _last_doubling(validated: dict | None) -> str:
     """By how much RSum on `validate` grew from half of the steps to the last, mean over seeds."""
     if not validated or len(validated["steps"]) < 2:
         return "–"
-    steps, rsums = validated["steps"], np.mean(validated["rsum"], axis=1)
-    at_half = np.interp(steps[-1] / 2, steps, rsums)
-    return f"{100 * (rsums[-1] / at_half - 1):+.1f} %" if at_half else "–"
+    growth = growths(validated)[-1]
+    return "–" if np.isnan(growth) else f"{100 * growth:+.1f} %"
 
 
 def _chance_line(metrics: dict) -> list[str]:
