@@ -34,6 +34,7 @@ WAYS = {"image_to_text": "image → report", "text_to_image": "report → image"
 NEEDS_SCRIPT = "application/vnd.jupyter.widget-view+json"
 FIGURES = {  # of a study, in this order where they are there → caption
     "spread": "Every run of this study: RSum of each seed",
+    "recall_for_cost": "RSum on validate over the operations of the training",
     "masks": "How much to mask: RSum at each pair of rates",
     "fig3_retrieved": "As the paper’s Fig. 3: what the first K retrieved reports score",
     "fig3_retrieved_equal_time": "The same after equal time",

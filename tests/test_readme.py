@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.study.tables import format_studies
+from kit import found
 from mcr_lib.config import parse_settings, resolve
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +32,30 @@ def test_the_claims_are_what_the_command_prints():
         assert block.strip() == printed.strip(), f"python -m benchmarks.study --table … of {names}"
         shown += files
     assert sorted(shown) == sorted(results.glob("study_*.json"))
+
+
+def test_what_was_found_on_the_hard_phantom_is_what_its_file_says():
+    section = " ".join(TEXT.split("## What was found")[1].split("\n## ")[0].split())
+    study = found.read("study_hard")
+    scores = {arm: about["metrics"]["test, unmasked"] for arm, about in study["arms"].items()}
+    others = [arm for arm in scores if not arm.startswith("mcr")]
+    best = max(others, key=lambda arm: np.mean(scores[arm]["rsum"]))
+    cells = []
+    for arm in ("mcr-mba@flops", best):
+        ways = (scores[arm][f"{way}_R@10"] for way in ("image_to_text", "text_to_image"))
+        cells.append(" / ".join(f"{np.mean(recalls):.1f}" for recalls in ways))
+    assert re.search(rf"hard phantom[^|]*\| {cells[0]} \| [^|]*: {cells[1]} \|", section)
+
+    reached = []
+    for arm in ("mcr-mba@flops", "two-stream-mba"):
+        spent, rsums = found.learning_curves(study)[arm]
+        reached.append(np.interp(400, np.maximum.accumulate(rsums.mean(axis=1)), spent))
+    assert f"RSum 400 on `validate` after {reached[0]:.0f} TFLOP" in section
+    assert f"two-stream after {reached[1]:.0f}" in section
+    for measured in ("MCR against two-stream", "MbA against AbM, recall of MCR"):
+        row = found.row("study_hard", f"{measured}, equal FLOPs")
+        low, high = row["interval"]
+        assert f"by {row['effect']:.0f} points [{low:.0f}, {high:.0f}]: {row['verdict']}" in section
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -38,6 +38,7 @@ from benchmarks.study.plateau import growths, plateau_begins
 from data_prep.commands import run_app
 from data_prep.folder import locked, write_json
 from kit import boxes as kit_boxes
+from kit.found import learning_curves
 from kit.grounding import patch_features
 from kit.plotting.style import png
 from mcr_lib.config import ConfigError, resolve
@@ -859,17 +860,17 @@ def test_recall_is_drawn_against_the_operations_it_cost(whole, tmp_path):
     about = content["arms"]["two-stream-mba"]["validated"]
     assert about["steps"] == [2, 4, 6] and about["rsum"][1] == pytest.approx(at_step_4, rel=1e-5)
 
-    arms, operations = figures._choose_curves(content)
+    curves = learning_curves(content)
     tflop = content["cost"]["arms"]["two-stream-mba"]["flops"] * SETTINGS["batch_size"] / 1e12
-    assert operations["two-stream-mba"] == pytest.approx(tflop)
-    assert not any(name.startswith("null") for name in arms)  # of these nothing was counted
-    ax = pictures.recall_for_cost(arms, operations, {"chance": 12.0}).axes[0]
+    assert curves["two-stream-mba"][0] == pytest.approx([2 * tflop, 4 * tflop, 6 * tflop])
+    assert not any(name.startswith("null") for name in curves)  # of these nothing was counted
+    ax = pictures.recall_for_cost(content["arms"], curves, {"chance": 12.0}).axes[0]
     curve = {line.get_label(): line.get_xydata() for line in ax.get_lines()}["two-stream-mba"]
     assert curve[1] == pytest.approx([4 * tflop, np.mean(at_step_4)], rel=1e-5)
 
     del content["arms"]["two-stream-mba"]["validated"]  # a file of before it was kept
-    arms, _ = figures._choose_curves(content)
-    assert "two-stream-mba" not in arms and "mcr-mba" in arms
+    curves = learning_curves(content)
+    assert "two-stream-mba" not in curves and "mcr-mba" in curves
     files = figures.write_figures(tmp_path, tmp_path, content, CPU)
     assert "recall_for_cost.png" in [path.name for path in files]
 
@@ -892,11 +893,13 @@ def test_a_plateau_begins_where_doublings_add_less_than_a_percent():
         return {"validated": validated, "settings": {"framework": "mcr", "alignment": "mba"}}
 
     arms = {"flat": arm(flat), "grows": arm(grows)}
-    ax = pictures.recall_for_cost(arms, {"flat": 2.0, "grows": 2.0}, {"chance": 4.0}).axes[0]
-    (dot,) = (
-        line for line in ax.get_lines() if line.get_marker() == "o" and len(line.get_xydata())
-    )
-    assert dot.get_xydata().tolist() == [[16.0, 100.0]]
+    curves = {}
+    for name, about in arms.items():
+        spent = 2.0 * np.array(about["validated"]["steps"])
+        curves[name] = spent, np.array(about["validated"]["rsum"])
+    ax = pictures.recall_for_cost(arms, curves, {"chance": 4.0}).axes[0]
+    (ring,) = (marks for marks in ax.collections if "doubling" in marks.get_label())
+    assert ring.get_offsets().tolist() == [[16.0, 100.0]]
 
 
 def test_figures_of_a_study_of_mask_rates_beside_the_profiles_own(tmp_path, whole):

@@ -1,5 +1,9 @@
-"""Averaged weights, for trainings at a constant rate: what they find at a checkpoint is then about what a training of
-just that length, with a falling rate, would have found. So one training gives recall for every budget.
+"""Averaged weights, for trainings at a constant rate. But for the warm-up, such a training is the beginning of every
+longer one. So one training gives recall for every budget. A falling rate gives other values: on the hard phantom, after
+a short training, half as much (RESULTS.md).
+
+A run of it is read with `load_run(run, kind=averaged(MCR))`; `evaluate` and `search` of mcr_lib know only MCR and
+refuse it.
 
 Not here: the constant rate (`--set schedule=constant`, mcr_lib/trainer.py).
 """

@@ -15,6 +15,7 @@ from benchmarks.study import pictures, standing
 from benchmarks.study.arms import ALIGNMENTS, ARMS, FRAMEWORKS, GROUPS, METHODS
 from benchmarks.study.averaged import kind_at
 from benchmarks.study.phrases import cut_by_relation
+from kit.found import learning_curves
 from kit.plane import project_2d
 from kit.plotting import clouds
 from kit.plotting.style import Picture, png
@@ -36,13 +37,13 @@ def write_figures(out: Path, data: Path, content: dict, device: torch.device) ->
     folder.mkdir(parents=True, exist_ok=True)
     chance = next(iter(arms.values()))["metrics"]["chance"]["rsum"][0]
     drawn: dict[str, Picture] = {"spread": pictures.study_spread(arms, chance)}
-    curves, operations = _choose_curves(content)
+    curves = learning_curves(content)
     if curves:
         levels = {"chance": chance}
         if content["baselines"]:
             linear = content["baselines"]["rows"][standing.LINEAR]["rsum"]
             levels[f"{standing.LINEAR} of thumbnails, test split"] = linear
-        drawn["recall_for_cost"] = pictures.recall_for_cost(curves, operations, levels)
+        drawn["recall_for_cost"] = pictures.recall_for_cost(arms, curves, levels)
     kind = kind_at(content["config"]["train"]["schedule"])
     pages: dict[str, str] = {}
     budgets = (("", ""), ("_equal_flops", "@flops"), ("_equal_time", "@time"))
@@ -95,19 +96,6 @@ def _choose_orders(arms: dict, suffix: str) -> dict:
     """The two alignment strategies that Fig. 4 and 5 compare, of those that were run."""
     names = [f"mcr-{order}{suffix}" for order in ALIGNMENTS]
     return {name: arms[name] for name in names if name in arms}
-
-
-def _choose_curves(content: dict) -> tuple[dict, dict[str, float]]:
-    """The arms whose recall along the training is known and whose operations were counted; the TFLOP of their steps."""
-    cost, batch_size = content["cost"], content["config"]["train"]["batch_size"]
-    counted = {name: about.get("flops") for name, about in cost["arms"].items()}
-    counted |= cost.get("flops", {})
-    chosen, operations = {}, {}
-    for name, about in content["arms"].items():
-        flops = counted.get(name.partition("@")[0])
-        if flops and (about.get("validated") or {}).get("steps"):
-            chosen[name], operations[name] = about, flops * batch_size * 1e-12
-    return chosen, operations
 
 
 def _choose_masks(arms: dict) -> dict[str, list[dict]]:

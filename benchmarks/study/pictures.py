@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from benchmarks.study.plateau import plateau_begins
 from kit.plotting.style import COLOURS, OKABE_ITO, Picture, new_picture
 from kit.plotting.training import ARMS as FRAMEWORK_NAMES
+from kit.plotting.training import MARKERS, line_of, recall_over_cost
 
-MARKERS = {"mcr": "o", "two-stream": "s", "contrastive": "D", "contrastive-masked": "^"}
 METHOD_LOOKS = {  # other people's methods: colour, mark, name
     "siglip": (OKABE_ITO["blue"], "v", "SigLIP"),
     "no-false-negatives": (OKABE_ITO["vermillion"], "P", "no false negatives"),
@@ -95,45 +95,20 @@ def _draw_seeds(ax: Axes, y: int, arm: dict) -> None:
 # ------------------------------------------------------------------------------------------------- recall for its cost
 
 
-def recall_for_cost(arms: dict, operations: dict[str, float], levels: dict[str, float]) -> Picture:
-    """RSum on `validate` against the operations spent so far: the mean over seeds, the range of the seeds around it.
+def recall_for_cost(arms: dict, curves: dict, levels: dict[str, float]) -> Picture:
+    """RSum on `validate` against the operations spent so far, with a ring where an arm's plateau begins (plateau.py).
 
-    arms: those of study.json that have `validated`; operations: arm → TFLOP of one step; levels: name → RSum of what
-    needs no training, drawn across. A dot stands where an arm's plateau begins (plateau.py). A rate that falls to its
-    end makes a point on the way worse than a whole training of that length would be.
+    arms: of study.json; curves: of found.learning_curves; levels: name → RSum of what needs no training. A rate that
+    falls to its end makes a point on the way worse than a whole training of that length would be.
     """
-    ends = [f"{name} {np.mean(about['validated']['rsum'][-1]):.0f}" for name, about in arms.items()]
-    picture, axes = new_picture(
-        4.2, alt="rsum on validate against operations; at the end: " + ", ".join(ends)
-    )
-    ax = axes[0, 0]
-    plateaus: list[str] = []
-    for name, about in arms.items():
-        spent = np.array(about["validated"]["steps"]) * operations[name]
-        rsums = about["validated"]["rsum"]  # checkpoints, seeds
-        colour, _, _ = look_of(name, about)
-        line = "-" if about["settings"]["alignment"] == "mba" else (0, (4, 2))
-        ax.plot(spent, np.mean(rsums, axis=1), linestyle=line, color=colour, label=name)
-        low, high = np.min(rsums, axis=1), np.max(rsums, axis=1)
-        ax.fill_between(spent, low, high, color=colour, alpha=0.18, linewidth=0)
-        still = plateau_begins(about["validated"])
-        if still is not None:
-            ax.plot(spent[still], np.mean(rsums[still]), "o", color=colour)
-            plateaus.append(name)
-    for name, rsum in levels.items():
-        ax.axhline(rsum, color=COLOURS["chance"], linestyle=(0, (5, 3)), linewidth=1.1)
-        at_right = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points"}
-        ax.annotate(name, (1, rsum), (-2, 3), ha="right", fontsize=8, **at_right)
-    ax.set(
-        xlabel="operations of the training so far (TFLOP)",
-        ylabel="RSum on validate (0–600)",
-        xlim=(0, None),
-        ylim=(0, None),
-    )
-    if plateaus:
-        ax.plot([], [], "o", color=COLOURS["ink"], label="from here on a doubling adds < 1 %")
-    picture.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    return picture
+    looks, still = {}, {}
+    for name in curves:
+        colour, marker, _ = look_of(name, arms[name])
+        looks[name] = line_of(arms[name]["settings"]) | {"color": colour, "marker": marker}
+        begins = plateau_begins(arms[name]["validated"])
+        if begins is not None:
+            still[name] = begins
+    return recall_over_cost(curves, looks, levels, still)
 
 
 # -------------------------------------------------------------------------------------------------------- mask rates

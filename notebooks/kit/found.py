@@ -88,15 +88,17 @@ def beside_linear(name: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")  # columns of one kind, to be rounded
 
 
-def recall_over_cost(name: str) -> pd.DataFrame:
-    """Of a study's arms with MbA: framework, what was equal, 1e12 operations of the training, RSum (mean of seeds)."""
-    study, lines = read(name), []
+def learning_curves(study: dict) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Of each arm whose operations were counted: TFLOP of its training at each checkpoint (N,), and RSum on `validate`
+    there (N, seeds). study: the content of a study.json."""
+    cost, batch_size = study["cost"], study["config"]["train"]["batch_size"]
+    counted = {name: about.get("flops") for name, about in cost["arms"].items()}
+    counted |= cost.get("flops", {})
+    curves = {}
     for arm, about in study["arms"].items():
-        plain, _, budget = arm.partition("@")
-        framework, _, order = plain.rpartition("-")
-        if order == "mba" and framework != "null":
-            a_pair = study["cost"]["arms"][plain]["flops"]
-            operations = a_pair * study["cost"]["batch_size"] * about["steps"] / 1e12
-            rsum = np.mean(about["metrics"]["test, unmasked"]["rsum"])
-            lines.append((framework, f"equal {budget or 'steps'}", operations, rsum))
-    return pd.DataFrame(lines, columns=["framework", "budget", "operations", "rsum"])
+        flops = counted.get(arm.partition("@")[0])
+        validated = about.get("validated") or {}
+        if flops and validated.get("steps"):
+            spent = np.array(validated["steps"]) * flops * batch_size * 1e-12
+            curves[arm] = spent, np.array(validated["rsum"])
+    return curves

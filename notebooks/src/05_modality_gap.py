@@ -454,7 +454,7 @@ lesson.answer(
 # %% [markdown]
 # ## 5. What did the study find?
 #
-# Does MbA align better, as the paper says? Three to five seeds each, judged by rules written down first. Read the
+# Does MbA align better, as the paper says? Two to five seeds each, judged by rules written down first. Read the
 # first two lines with section 1 in mind: these models take the maximum, where the untrained gaps differ already.
 #
 # *Supported* means that the whole interval lies on the side that the paper claims, *contradicted* that it lies on the

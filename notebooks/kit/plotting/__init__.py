@@ -19,6 +19,7 @@ from .style import Picture, hide, png, to_gray
 from .training import (
     forces,
     guesses,
+    line_of,
     loss_curves,
     recall_over_cost,
     reconstruction,

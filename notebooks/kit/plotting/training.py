@@ -26,6 +26,7 @@ ARMS = {
     "contrastive": "contrastive, whole",
     "contrastive-masked": "contrastive, masked",
 }
+MARKERS = {"mcr": "o", "two-stream": "s", "contrastive": "D", "contrastive-masked": "^"}
 PARTS = {  # the parts of a step, in the order in which bars stack: colour, hatch
     "E_v, whole": (COLOURS["image"], ""),
     "E_v, masked": (COLOURS["image"], "///"),
@@ -90,26 +91,48 @@ def forces(cosines: Tensor, gradient: Tensor) -> Picture:
     return picture
 
 
-def recall_over_cost(arms: pd.DataFrame, linear: float, chance: float) -> Picture:
-    """RSum over the operations of a training, a mark for each arm: found.recall_over_cost; `linear`: to be cleared."""
-    alt = "RSum over the operations of a training: " + "; ".join(
-        f"{arm.framework}, {arm.budget}: {arm.rsum:.0f} for {arm.operations:.1f}"
-        for arm in arms.itertuples()
+def recall_over_cost(
+    curves: dict[str, tuple[np.ndarray, np.ndarray]],
+    looks: dict[str, dict],
+    levels: dict[str, float],
+    still: dict[str, int] | None = None,
+) -> Picture:
+    """RSum on `validate` over the operations spent so far: the mean over seeds, the range of the seeds around it.
+
+    curves: arm → TFLOP at each checkpoint (N,), RSum there (N, seeds), as of found.learning_curves; looks: arm → its
+    line, as of line_of; levels: name → RSum of what needs no training, drawn across; still: arm → the checkpoint from
+    which on it stands still, a ring.
+    """
+    ends = [f"{arm} {rsums[-1].mean():.0f}" for arm, (_, rsums) in curves.items()]
+    picture, axes = new_picture(
+        4.2, alt="RSum on validate over operations; at the end: " + ", ".join(ends)
     )
-    picture, axes = new_picture(3.4, width=7.2, alt=alt)
-    ax, markers = axes[0, 0], dict(zip(ARMS, "osD^", strict=True))
-    for arm in arms.sort_values("operations").itertuples():
-        fill = COLOURS[arm.framework] if arm.budget == "equal steps" else "white"
-        look = dict(markerfacecolor=fill, markeredgecolor=COLOURS[arm.framework], markersize=9)
-        label = ARMS[arm.framework] if arm.budget == "equal steps" else None
-        ax.plot(arm.operations, arm.rsum, markers[arm.framework], label=label, **look)
-    for level, name in ((linear, "linear model"), (chance, "chance")):
-        ax.axhline(level, color=COLOURS["chance"], linewidth=1.2, linestyle=BROKEN)
-        beside = dict(xytext=(2, 3), textcoords="offset points", ha="left", fontsize=8)
-        ax.annotate(name, (0, level), **beside)
-    ax.set(xlabel="operations of the training ($10^{12}$)", ylabel="RSum (0–600)", xlim=(0, None))
-    picture.legend(ncols=4, loc="outside lower center", columnspacing=1.2, fontsize=8)
+    ax = axes[0, 0]
+    for arm, (spent, rsums) in curves.items():
+        ax.plot(spent, rsums.mean(axis=1), label=arm, markevery=[-1], **looks[arm])
+        band = dict(color=looks[arm]["color"], alpha=0.18, linewidth=0)
+        ax.fill_between(spent, rsums.min(axis=1), rsums.max(axis=1), **band)
+    for beside, (name, rsum) in enumerate(levels.items()):
+        ax.axhline(rsum, color=COLOURS["chance"], linestyle=BROKEN, linewidth=1.1)
+        at_right = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points"}
+        ax.annotate(name, (1 - beside / 10, rsum), (-2, 3), ha="right", fontsize=8, **at_right)
+    if still:
+        points = [(curves[arm][0][at], curves[arm][1][at].mean()) for arm, at in still.items()]
+        ring = dict(facecolor="none", edgecolor=COLOURS["ink"], s=140, zorder=3)
+        ax.scatter(*zip(*points, strict=True), label="from here on a doubling adds < 1 %", **ring)
+    ax.set(xlabel="operations of the training so far (TFLOP)", ylabel="RSum on validate (0–600)")
+    ax.set(xlim=(0, None), ylim=(0, None))
+    picture.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return picture
+
+
+def line_of(settings: dict) -> dict:
+    """How recall_over_cost draws an arm of these settings: colour and marker are its framework's, AbM is dashed."""
+    framework, dashes = (
+        settings["framework"],
+        "-" if settings["alignment"] == "mba" else (0, (4, 2)),
+    )
+    return dict(color=COLOURS[framework], linestyle=dashes, marker=MARKERS[framework])
 
 
 def schedule(rates: list[float]) -> Picture:
