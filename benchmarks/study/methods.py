@@ -94,11 +94,8 @@ def contrast_without(
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-ATTENTION, MATCHING, CONTRAST = (
-    4.0,
-    5.0,
-    10.0,
-)  # GLoRIA's inverse temperatures, as its authors' code has them
+# GLoRIA's inverse temperatures, as its authors' code has them
+ATTENTION, MATCHING, CONTRAST = 4.0, 5.0, 10.0
 
 
 def local_contrastive_loss(patches: Tensor, words: Tensor, present: Tensor) -> Tensor:
