@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks.study.tables import format_studies
 from kit import found
@@ -52,6 +53,15 @@ def test_what_was_found_on_the_hard_phantom_is_what_its_file_says():
         reached.append(np.interp(400, np.maximum.accumulate(rsums.mean(axis=1)), spent))
     assert f"RSum 400 on `validate` after {reached[0]:.0f} TFLOP" in section
     assert f"two-stream after {reached[1]:.0f}" in section
+    needed = []  # to RSum 400, seed by seed
+    for arm in ("mcr-mba@flops", "two-stream-mba"):
+        spent, rsums = found.learning_curves(study)[arm]
+        needed.append([np.interp(400, np.maximum.accumulate(seed), spent) for seed in rsums.T])
+    shares = np.log(needed[0]) - np.log(needed[1])
+    half = stats.sem(shares) * stats.t.ppf(0.975, len(shares) - 1)
+    share, low, high = np.exp(shares.mean() + np.array([0, -half, half]))
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text()
+    assert f"× {share:.2f} [{low:.2f}, {high:.2f}] of what two-stream needs" in results
     for measured in ("MCR against two-stream", "MbA against AbM, recall of MCR"):
         row = found.row("study_hard", f"{measured}, equal FLOPs")
         low, high = row["interval"]

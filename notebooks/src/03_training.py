@@ -597,7 +597,8 @@ lesson.answer(
 # **Picture.** How recall grows with the operations of the training, on validation pairs of the hard phantom: the mean
 # over seeds, and their range. The learning rate stays the same, and an average of the weights is evaluated. So a point
 # says what a training of that length would have found. The dashed lines at the bottom need no network: a linear model
-# of pixels and word counts ([04_retrieval_evaluation](04_retrieval_evaluation.ipynb), section 5), and chance.
+# of pixels and word counts ([04_retrieval_evaluation](04_retrieval_evaluation.ipynb), section 5), and chance. In the
+# names of the arms `@flops` marks equal operations, and `abm`, dashed, aggregates first.
 #
 # **Claim:** On validation pairs MCR with MbA is ahead of every other arm after a third of the operations.
 #

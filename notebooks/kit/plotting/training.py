@@ -128,10 +128,8 @@ def recall_over_cost(
 
 def line_of(settings: dict) -> dict:
     """How recall_over_cost draws an arm of these settings: colour and marker are its framework's, AbM is dashed."""
-    framework, dashes = (
-        settings["framework"],
-        "-" if settings["alignment"] == "mba" else (0, (4, 2)),
-    )
+    framework = settings["framework"]
+    dashes = "-" if settings["alignment"] == "mba" else (0, (4, 2))
     return dict(color=COLOURS[framework], linestyle=dashes, marker=MARKERS[framework])
 
 
